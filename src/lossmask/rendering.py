@@ -1,0 +1,297 @@
+"""Conversation -> text, with the message and field behind every character.
+
+In: messages (and tools) as ``tokenizer.apply_chat_template`` takes them. Out: a :class:`Rendering`,
+whose text is byte-identical to what ``apply_chat_template(tokenize=False)`` returns; anything else is
+an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import _alias_reasoning_fields, _plain_template_data
+
+from lossmask.errors import TemplateError, TokenizerError
+from lossmask.template_environment import TracedMessage, TracingEnvironment
+from lossmask.traced_text import (
+    COARSE,
+    MIXED,
+    Mark,
+    Origins,
+    leaf_of,
+    leaf_text,
+    marks_of,
+    origins_of,
+)
+
+Message = dict[str, Any]
+_UNTRACED_KEYS = frozenset({"role"})  # the role is scaffolding: a header names it, nobody wrote it
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One string of the conversation: which message, and the path inside it."""
+
+    message_index: int
+    path: str
+    """Keys and indices joined by ``/``: ``content``, ``tool_calls/0/function/arguments/city``."""
+
+    @property
+    def field(self) -> str:
+        """The message key the string lies under: ``content``, ``reasoning_content``, …."""
+        return self.path.partition("/")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """Rendered text of n characters and where each came from.
+
+    Attributes:
+        text: What ``apply_chat_template(tokenize=False)`` returns.
+        origins: int64 array (n,), see ``traced_text``; negative for template scaffolding.
+        leaves: The strings of the conversation; origins index them.
+        marks: ``(position, mark)``, where the loop over messages begins and ends each one.
+    """
+
+    text: str
+    origins: Origins
+    leaves: tuple[Leaf, ...]
+    marks: tuple[tuple[int, Mark], ...]
+
+    def message_index(self) -> npt.NDArray[np.int32]:
+        """Return the message each character came from, int32 array (n,), -1 = scaffolding."""
+        of_leaf = np.array([leaf.message_index for leaf in self.leaves] or [-1], np.int32)
+        leaf = leaf_of(self.origins)
+        return np.where(leaf >= 0, of_leaf[np.maximum(leaf, 0)], np.int32(-1))
+
+    def leaves_shown(self, start: int = 0, stop: int | None = None) -> frozenset[Leaf]:
+        """Return the strings of which at least one character lies in ``text[start:stop]``."""
+        shown = np.unique(leaf_of(self.origins[start:stop]))
+        return frozenset(self.leaves[number] for number in shown.tolist() if number >= 0)
+
+    def origin(self, position: int) -> tuple[Leaf | None, int]:
+        """Return the leaf (None = scaffolding) and offset behind one character.
+
+        The offset is -1 where the character cannot be located inside its leaf.
+        """
+        origin = int(self.origins[position])
+        if origin < 0:
+            return None, -1
+        offset = origin & COARSE
+        return self.leaves[origin >> 32], -1 if offset == COARSE else offset
+
+
+class ChatTemplate:
+    """A tokenizer's chat template, compiled once to render with origins.
+
+    Args:
+        tokenizer: Any transformers tokenizer that renders a Jinja template.
+        chat_template: Template source to use instead of the tokenizer's own.
+
+    Raises:
+        TokenizerError: The tokenizer does not render Jinja templates.
+        TemplateError: There is no template, or it does not compile.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
+    ) -> None:
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise TokenizerError(
+                f"expected a transformers tokenizer, got {type(tokenizer).__name__}: load it with "
+                "AutoTokenizer.from_pretrained"
+            )
+        if type(tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template:
+            raise TokenizerError(
+                f"{type(tokenizer).__name__} renders conversations by its own code, not by a Jinja "
+                "chat template; use the model's Hugging Face tokenizer instead",
+                reason="no_jinja_template",
+            )
+        self.tokenizer = tokenizer
+        self._given = chat_template
+        self._compiled: dict[str, tuple[TracingEnvironment, Any]] = {}
+        if chat_template is None and not tokenizer.chat_template:
+            raise TemplateError(
+                f"the tokenizer {tokenizer.name_or_path!r} has no chat template: pass one with "
+                "chat_template= (--chat-template FILE), or use the instruction-tuned model's tokenizer",
+                reason="no_chat_template",
+            )
+
+    def source(self, tools: Sequence[Any] | None = None) -> str:
+        """Return the template source used with these tools, as transformers picks it."""
+        try:
+            source: str = self.tokenizer.get_chat_template(self._given, tools)
+        except ValueError as error:
+            raise TemplateError(str(error), reason="no_chat_template") from error
+        return source
+
+    def render_text(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Any] | None = None,
+        add_generation_prompt: bool = False,
+        template_variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Return what ``apply_chat_template(tokenize=False)`` returns.
+
+        Raises:
+            TemplateError: The template raised; the error names the message it was rendering.
+        """
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                list(messages),
+                tools=tools,
+                chat_template=self._given,
+                add_generation_prompt=add_generation_prompt,
+                tokenize=False,
+                **(template_variables or {}),
+            )
+        except Exception as error:  # a template is a program: it may raise anything
+            index = self._message_at_failure(
+                messages, tools, add_generation_prompt, template_variables
+            )
+            raise TemplateError(
+                f"the chat template raised {type(error).__name__}: {error}", message_index=index
+            ) from error
+        return text
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Any] | None = None,
+        add_generation_prompt: bool = False,
+        template_variables: Mapping[str, Any] | None = None,
+    ) -> Rendering:
+        """Render with origins.
+
+        Args:
+            messages: Conversation in the OpenAI / Hugging Face chat format.
+            tools: Tool schemas, as for ``apply_chat_template``.
+            add_generation_prompt: Append what invites the model to answer.
+            template_variables: Further variables the template reads (``enable_thinking`` …).
+
+        Raises:
+            TemplateError: The template raised, or the traced text differs from transformers' text.
+        """
+        expected = self.render_text(
+            messages,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            template_variables=template_variables,
+        )
+        try:
+            text, leaves = self._trace(messages, tools, add_generation_prompt, template_variables)
+        except Exception as error:  # transformers rendered it, so whatever this is, it is ours
+            raise TemplateError(
+                f"the template renders, but cannot be traced: {type(error).__name__}: {error}",
+                reason="cannot_trace",
+            ) from error
+        if text != expected:
+            at = next(
+                (k for k, (a, b) in enumerate(zip(text, expected, strict=False)) if a != b),
+                min(len(text), len(expected)),
+            )
+            raise TemplateError(
+                f"the traced text differs from transformers' at character {at}: "
+                f"{text[at : at + 20]!r} instead of {expected[at : at + 20]!r}",
+                reason="cannot_trace",
+            )
+        return _checked(Rendering(expected, origins_of(text), leaves, marks_of(text)))
+
+    def _trace(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Any] | None,
+        add_generation_prompt: bool,
+        template_variables: Mapping[str, Any] | None,
+    ) -> tuple[str, tuple[Leaf, ...]]:
+        environment, compiled = self._compile(self.source(tools))
+        environment.begin()
+        traced, leaves = trace_messages(messages)
+        variables = {**self.tokenizer.special_tokens_map, **(template_variables or {})}
+        text: str = compiled.render(
+            messages=traced,
+            tools=None if tools is None else _plain_template_data(list(tools)),
+            documents=None,
+            add_generation_prompt=add_generation_prompt,
+            **_plain_template_data(variables),
+        )
+        return text, leaves
+
+    def _compile(self, source: str) -> tuple[TracingEnvironment, Any]:
+        if source not in self._compiled:
+            environment = TracingEnvironment()
+            self._compiled[source] = (environment, environment.from_string(source))
+        return self._compiled[source]
+
+    def _message_at_failure(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Any] | None,
+        add_generation_prompt: bool,
+        template_variables: Mapping[str, Any] | None,
+    ) -> int | None:
+        """Render again, traced, and return the message whose loop body was entered last."""
+        try:
+            environment, _ = self._compile(self.source(tools))
+            environment.begin()
+            self._trace(messages, tools, add_generation_prompt, template_variables)
+        except Exception:  # the same failure as the caller's, raised there with its message
+            pass
+        else:
+            return None
+        return environment.current_message
+
+
+def trace_messages(messages: Sequence[Message]) -> tuple[list[Message], tuple[Leaf, ...]]:
+    """Copy a conversation with every string but the roles traced.
+
+    The copy is what transformers hands to templates: keys whose value is None are gone, and the
+    names of the reasoning field are aliases of each other (transformers.utils.chat_template_utils).
+    """
+    present = [{k: v for k, v in message.items() if v is not None} for message in messages]
+    plain = _alias_reasoning_fields(_plain_template_data(present))
+    leaves: list[Leaf] = []
+    traced: list[Message] = []
+    for index, message in enumerate(plain):
+        items = {
+            key: value if key in _UNTRACED_KEYS else _traced(value, index, key, leaves)
+            for key, value in message.items()
+        }
+        traced.append(TracedMessage(items, index))
+    return traced, tuple(leaves)
+
+
+def _traced(value: Any, message_index: int, path: str, leaves: list[Leaf]) -> Any:
+    if isinstance(value, str):
+        leaves.append(Leaf(message_index, path))
+        return leaf_text(value, len(leaves) - 1)
+    if isinstance(value, dict):
+        return {
+            _traced(key, message_index, f"{path}/{key}", leaves): _traced(
+                item, message_index, f"{path}/{key}", leaves
+            )
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_traced(v, message_index, f"{path}/{k}", leaves) for k, v in enumerate(value)]
+    return value
+
+
+def _checked(rendering: Rendering) -> Rendering:
+    mixed = np.flatnonzero(rendering.origins == MIXED)
+    if mixed.size:
+        at = int(mixed[0])
+        raise TemplateError(
+            f"the template blends several strings into one at {rendering.text[at : at + 30]!r}, so "
+            "who wrote which character cannot be told",
+            reason="cannot_trace",
+        )
+    return rendering

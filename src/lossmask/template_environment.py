@@ -1,0 +1,231 @@
+"""The Jinja environment of transformers, with origins and turn marks added.
+
+In: the source of a chat template. Out: a compiled template whose rendering is a traced string. Rules,
+globals and filters are taken from the environment that transformers itself compiles chat templates
+with, so both render alike; ``rendering`` checks on every call that they did.
+
+What is added:
+
+* operations that leave Python's string methods (``~``, ``"".join``, ``|tojson``, ``str(list)``, …)
+  go through the traced versions;
+* every ``for`` body begins and ends with a zero-width mark that names the message the loop variable
+  holds; a ``{% generation %}`` block becomes a pair of marks;
+* any other filter that turns a traced string into a plain one has its result take the coarse
+  origin: no operation can lose where text came from.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from types import BuiltinMethodType, MethodType
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from transformers.utils.chat_template_utils import _compile_jinja_template
+
+from lossmask.traced_formatting import dumps, has_traced, percent_format, safe, text_of
+from lossmask.traced_text import Mark, TracedText, coarse, concat, join, mark_text
+
+class TracedMessage(dict[str, Any]):
+    """A message dict that knows its index; the sandbox hides the attribute from templates."""
+
+    def __init__(self, items: dict[str, Any], index: int) -> None:
+        super().__init__(items)
+        self._lossmask_message_index = index
+
+
+class _GenerationMarks(Extension):
+    """Parse ``{% generation %}`` into its body between two marks, in a scope of its own.
+
+    transformers parses it into a ``CallBlock``; both keep variables set inside from leaking out.
+    """
+
+    tags = {"generation"}  # noqa: RUF012  (Jinja reads the class attribute)
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        marked = [
+            _call("mark_generation", nodes.Const("generation_start")),
+            *body,
+            _call("mark_generation", nodes.Const("generation_end")),
+        ]
+        return nodes.Scope(marked).set_lineno(line)
+
+
+class _TracingCodeGenerator(CodeGenerator):
+    """Compile ``a ~ b`` to a call that keeps origins."""
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802
+        self.write("environment.join_values((")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write("))")
+
+
+class TracingEnvironment(ImmutableSandboxedEnvironment):
+    """The sandbox of transformers' chat templates, rendering to traced strings.
+
+    Not thread-safe: it notes which message is being rendered, for error messages.
+    """
+
+    code_generator_class = _TracingCodeGenerator
+    intercepted_binops = frozenset({"%"})
+    concat = staticmethod(concat)  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_GenerationMarks, loopcontrols],
+            finalize=_finalize,
+        )
+        reference = _compile_jinja_template("").environment
+        self.globals.update(reference.globals)
+        self.filters.update(
+            {name: _keep_origin(function) for name, function in reference.filters.items()}
+        )
+        self.filters.update(_TRACED_FILTERS)
+        self.current_message: int | None = None
+        self._loop_message: dict[int, int] = {}
+
+    def begin(self) -> None:
+        """Forget the state of the rendering before."""
+        self.current_message = None
+        self._loop_message.clear()
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        template = super()._parse(source, name, filename)
+        _mark_loops(template)
+        return template.set_environment(self)
+
+    def mark_start(self, loop: int, *values: object) -> str:
+        """Return the mark that opens a loop body, or nothing if no message is bound."""
+        indices = [v._lossmask_message_index for v in values if isinstance(v, TracedMessage)]
+        if not indices:
+            self._loop_message.pop(loop, None)
+            return ""
+        self.current_message = self._loop_message[loop] = indices[0]
+        return mark_text(Mark("start", indices[0]))
+
+    def mark_end(self, loop: int) -> str:
+        """Return the mark that closes a loop body, or nothing if no message was bound."""
+        index = self._loop_message.get(loop)
+        return "" if index is None else mark_text(Mark("end", index))
+
+    def mark_generation(self, kind: Any) -> str:
+        """Return the mark of a ``{% generation %}`` tag."""
+        message = self.current_message
+        return mark_text(Mark(kind, -1 if message is None else message))
+
+    def join_values(self, values: Iterable[object]) -> str:
+        """Return ``a ~ b ~ …``."""
+        return concat([text_of(value) for value in values])
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if type(obj) is str and hasattr(str, attribute):
+            obj = TracedText(obj)
+        return super().getattr(obj, attribute)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "%" and isinstance(left, str):
+            return percent_format(left, right)
+        return super().call_binop(context, operator, left, right)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
+            return None
+        template = value.__self__
+        assert isinstance(value, (MethodType, BuiltinMethodType))
+
+        def traced_format(*args: Any, **kwargs: Any) -> str:
+            plain = str.__str__(wrapped(*args, **kwargs))
+            return coarse(plain, (template, list(args), kwargs))
+
+        return traced_format
+
+
+def _call(method: str, *arguments: nodes.Expr) -> nodes.Output:
+    function = nodes.EnvironmentAttribute(method)
+    return nodes.Output([nodes.Call(function, list(arguments), [], None, None)])
+
+
+def _mark_loops(template: nodes.Template) -> None:
+    for number, loop in enumerate(list(template.find_all(nodes.For))):
+        names = [
+            nodes.Name(name.name, "load")
+            for name in [loop.target, *loop.target.find_all(nodes.Name)]
+            if isinstance(name, nodes.Name)
+        ]
+        loop.body.insert(0, _call("mark_start", nodes.Const(number), *names))
+        loop.body.append(_call("mark_end", nodes.Const(number)))
+
+
+def _finalize(value: Any) -> Any:
+    return text_of(value) if isinstance(value, (list, tuple, dict)) else value
+
+
+def _keep_origin(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a filter so that a plain result of a traced input takes the coarse origin."""
+
+    @functools.wraps(function)  # copies Jinja's pass_context and pass_eval_context attributes
+    def traced_filter(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        if isinstance(result, str) and not isinstance(result, TracedText):
+            sources = [value for value in (*args, *kwargs.values()) if has_traced(value)]
+            return coarse(result, sources) if sources else result
+        return result
+
+    return traced_filter
+
+
+def _join_filter(value: Any, d: str = "", attribute: str | int | None = None) -> str:
+    if attribute is not None:
+        raise jinja2.TemplateError("lossmask cannot trace |join with an attribute")
+    return join(text_of(d), [text_of(item) for item in value])
+
+
+def _replace_filter(s: Any, old: Any, new: Any, count: int | None = None) -> str:
+    text = TracedText(s) if type(s) is str else text_of(s)
+    return text.replace(str(old), str(new), -1 if count is None else count)
+
+
+def _format_filter(value: Any, *args: Any, **kwargs: Any) -> str:
+    if args and kwargs:
+        raise jinja2.filters.FilterArgumentError(
+            "can't handle positional and keyword arguments at the same time"
+        )
+    return percent_format(text_of(value), kwargs or args)
+
+
+def _indent_filter(
+    s: str, width: int | str = 4, first: bool = False, blank: bool = False
+) -> str:
+    """Indent lines as Jinja's ``|indent`` does (jinja2.filters.do_indent)."""
+    indention = width if isinstance(width, str) else " " * width
+    lines = concat((text_of(s), "\n")).splitlines()
+    if blank:
+        indented = join("\n" + indention, lines)
+    else:
+        head, *tail = lines
+        indented = join("\n", [head, *(concat((indention, line)) if line else line for line in tail)])
+    return concat((indention, indented)) if first else indented
+
+
+_TRACED_FILTERS: dict[str, Callable[..., Any]] = {
+    "tojson": dumps,
+    "string": text_of,
+    "join": _join_filter,
+    "replace": _replace_filter,
+    "format": _format_filter,
+    "indent": _indent_filter,
+    "safe": safe,
+}
