@@ -1,1 +1,40 @@
-"""Fine-tuning examples whose loss falls on exactly the tokens the model has to generate."""
+"""Fine-tuning examples whose loss falls on exactly the tokens the model has to generate.
+
+>>> from lossmask import Encoder, Policy
+"""
+
+from lossmask.encoder import Encoder
+from lossmask.errors import (
+    ConversationError,
+    InputError,
+    LossmaskError,
+    ParityError,
+    PolicyError,
+    PreparedDataError,
+    TemplateError,
+    TokenizerError,
+)
+from lossmask.example import Example, Finding, Span
+from lossmask.outcome import Outcome, Rejection
+from lossmask.policy import Policy
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "ConversationError",
+    "Encoder",
+    "Example",
+    "Finding",
+    "InputError",
+    "LossmaskError",
+    "Outcome",
+    "ParityError",
+    "Policy",
+    "PolicyError",
+    "PreparedDataError",
+    "Rejection",
+    "Span",
+    "TemplateError",
+    "TokenizerError",
+    "__version__",
+]

@@ -40,6 +40,8 @@ class Leaf:
     message_index: int
     path: str
     """Keys and indices joined by ``/``: ``content``, ``tool_calls/0/function/arguments/city``."""
+    is_key: bool = False
+    """Whether the string is the last key of the path itself rather than the value under it."""
 
     @property
     def field(self) -> str:
@@ -269,17 +271,19 @@ def trace_messages(messages: Sequence[Message]) -> tuple[list[Message], tuple[Le
     return traced, tuple(leaves)
 
 
-def _traced(value: Any, message_index: int, path: str, leaves: list[Leaf]) -> Any:
+def _traced(
+    value: Any, message_index: int, path: str, leaves: list[Leaf], *, is_key: bool = False
+) -> Any:
     if isinstance(value, str):
-        leaves.append(Leaf(message_index, path))
+        leaves.append(Leaf(message_index, path, is_key))
         return leaf_text(value, len(leaves) - 1)
     if isinstance(value, dict):
-        return {
-            _traced(key, message_index, f"{path}/{key}", leaves): _traced(
-                item, message_index, f"{path}/{key}", leaves
-            )
-            for key, item in value.items()
-        }
+        items = {}
+        for key, item in value.items():
+            inner = f"{path}/{key}"
+            traced_key = _traced(key, message_index, inner, leaves, is_key=True)
+            items[traced_key] = _traced(item, message_index, inner, leaves)
+        return items
     if isinstance(value, (list, tuple)):
         return [_traced(v, message_index, f"{path}/{k}", leaves) for k, v in enumerate(value)]
     return value

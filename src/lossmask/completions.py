@@ -1,0 +1,315 @@
+"""The contract: where the prompt of a turn ends and what the model generates after it.
+
+For the assistant message ``i`` of a conversation ``m``::
+
+    prompt(i)     = m[:i] rendered with the generation prompt
+    full(i)       = m[:i+1] rendered without it
+    completion(i) = full(i) minus prompt(i), up to and including the first stop token after the last
+                    character that message i contributed
+
+In: a conversation and its template. Out: one :class:`Turn`, or a :class:`ParityError` that says why the
+completion cannot be told. Everything here is characters; ``turn_tokens`` goes on with ids.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from os.path import commonprefix
+
+import numpy as np
+
+from lossmask.conversation import Conversation
+from lossmask.errors import LossmaskError, ParityError
+from lossmask.example import Finding
+from lossmask.rendering import Leaf, Message, Rendering
+from lossmask.traced_text import Origins
+
+_TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")
+_THINK_PAIRS = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Turn:
+    """One assistant message as inference would have it.
+
+    ``text[:prompt_end]`` is the prompt, ``text[prompt_end:completion_end]`` the completion, the rest
+    scaffolding::
+
+        <|user|>Hi<|assistant|>Hello<|end|>\\n
+        prompt-----------------|completion-|
+
+    Attributes:
+        message_index: The assistant message.
+        text: Prompt, completion, scaffolding.
+        origins: int64 (n,), origin per character of ``text``.
+        leaves: What the origins index.
+        prompt_end: Characters of the prompt.
+        completion_end: Characters up to the end of the completion.
+        stop: The stop token that ends the completion, None if the template writes none.
+        findings: What was noticed.
+    """
+
+    message_index: int
+    text: str
+    origins: Origins
+    leaves: tuple[Leaf, ...]
+    prompt_end: int
+    completion_end: int
+    stop: str | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def completion(self) -> str:
+        """What inference makes the model produce for this message."""
+        return self.text[self.prompt_end : self.completion_end]
+
+    def extended_to(self, whole: Rendering) -> Turn:
+        """Return the turn with what follows it in the whole rendering, where that begins alike."""
+        shared = self.text[: self.completion_end]
+        if self.stop is None or not whole.text.startswith(shared):
+            return self
+        return replace(self, text=whole.text, origins=whole.origins, leaves=whole.leaves)
+
+
+RenderPrompt = Callable[[], Rendering]
+
+
+def derive_turn(
+    conversation: Conversation,
+    index: int,
+    *,
+    prompt_text: str,
+    full: Rendering,
+    render_prompt: RenderPrompt,
+    stops: Sequence[str],
+    eos: str | None,
+    added_tokens: Sequence[str],
+) -> Turn:
+    """Derive prompt and completion of assistant message ``index``.
+
+    Args:
+        conversation: The whole conversation.
+        index: The assistant message.
+        prompt_text: ``prompt(index)``.
+        full: ``full(index)``, with origins.
+        render_prompt: Renders ``prompt(index)`` with origins; called only where it is needed.
+        stops: Texts of the stop tokens.
+        eos: The one of them that ends a sequence.
+        added_tokens: Texts that a common prefix must not end inside of.
+
+    Raises:
+        ParityError: The completion cannot be told with certainty.
+    """
+    if full.text.startswith(prompt_text):
+        text, origins, start = full.text, full.origins, len(prompt_text)
+        findings: tuple[Finding, ...] = ()
+    else:
+        text, origins, start, findings = _reconcile(index, render_prompt(), full, added_tokens)
+    rendering = replace(full, text=text, origins=origins)
+    end, stop = _find_end(rendering, index, start, stops, eos)
+    _check_written(conversation.messages[index], index, rendering, start, end)
+    _check_own(rendering, index, start, end)
+    _check_think(text, index, start, end)
+    if stop is None:
+        findings += (_no_stop(text[start:end], index, stops),)
+    return Turn(index, text, origins, full.leaves, start, end, stop, findings)
+
+
+def _reconcile(
+    index: int, prompt: Rendering, full: Rendering, added_tokens: Sequence[str]
+) -> tuple[str, Origins, int, tuple[Finding, ...]]:
+    """Find the border where the full rendering does not begin with the prompt.
+
+    The last character that earlier messages wrote is the anchor: it must be the same one in both
+    renderings. What follows it in the prompt is the generation prompt ``invitation``; what follows
+    it in the full rendering, up to the first character of the answer, is the ``header``.
+    """
+    owner = full.message_index()
+    own = np.flatnonzero(owner == index)
+    if not own.size:
+        raise ParityError(
+            "the template wrote nothing of this message, and its rendering does not begin with the "
+            "prompt: there is no completion",
+            reason="nothing_generated",
+            message_index=index,
+        )
+    first = int(own[0])
+    prompt_context = _end_of_context(prompt, len(prompt.text))
+    full_context = _end_of_context(full, first)
+    if not _same_character(prompt, prompt_context, full, full_context):
+        raise ParityError(
+            "the answer follows other text in the finished conversation than in the prompt",
+            reason="prompt_differs",
+            message_index=index,
+        )
+    invitation = prompt.text[prompt_context:]
+    header = full.text[full_context:first]
+    common = _common_prefix(invitation, header, added_tokens)
+    if prompt.text[:prompt_context] == full.text[:full_context]:
+        finding = Finding(
+            "generation_prompt_mismatch",
+            f"the generation prompt is {invitation!r}, but the finished turn begins with "
+            f"{header!r}: only {invitation[:common]!r} is taken as the prompt",
+            index,
+        )
+        return full.text, full.origins, full_context + common, (finding,)
+    if common < len(invitation):
+        raise ParityError(
+            f"the finished conversation changes what precedes the answer, and begins it with "
+            f"{header!r} instead of the generation prompt {invitation!r}",
+            reason="prompt_differs",
+            message_index=index,
+        )
+    finding = Finding(
+        "context_differs",
+        "the template shows earlier messages differently once the answer is there; the example "
+        "is the prompt as inference sees it, followed by the completion",
+        index,
+    )
+    tail = full_context + common
+    return (
+        prompt.text + full.text[tail:],
+        np.concatenate([prompt.origins, full.origins[tail:]]),
+        len(prompt.text),
+        (finding,),
+    )
+
+
+def _end_of_context(rendering: Rendering, limit: int) -> int:
+    """Return the position behind the last character before ``limit`` that a message wrote."""
+    written = np.flatnonzero(rendering.origins[:limit] >= 0)
+    return int(written[-1]) + 1 if written.size else 0
+
+
+def _same_character(a: Rendering, a_end: int, b: Rendering, b_end: int) -> bool:
+    if not a_end or not b_end:
+        return a_end == b_end
+    return bool(a.origins[a_end - 1] == b.origins[b_end - 1])
+
+
+def _common_prefix(a: str, b: str, added_tokens: Sequence[str]) -> int:
+    """Return the length of the common prefix, cut back so as not to end inside a control token."""
+    common = len(commonprefix([a, b]))
+    tokens = "|".join(re.escape(token) for token in added_tokens if token)
+    shapes = [_TAG] if not tokens else [_TAG, re.compile(tokens)]
+    for text in (a, b):
+        for found in (match for shape in shapes for match in shape.finditer(text)):
+            if found.start() < common < found.end():
+                common = found.start()
+    return common
+
+
+def _find_end(
+    rendering: Rendering, index: int, start: int, stops: Sequence[str], eos: str | None
+) -> tuple[int, str | None]:
+    """Return where the completion ends and the stop token it ends with."""
+    own = np.flatnonzero(rendering.message_index()[start:] == index)
+    written = start + int(own[-1]) + 1 if own.size else start
+    by_length = sorted(filter(None, stops), key=len, reverse=True)
+    if not by_length:
+        return len(rendering.text), None
+    pattern = re.compile("|".join(map(re.escape, by_length)))
+    found = pattern.search(rendering.text, written)
+    if found is None:
+        return len(rendering.text), None
+    while found.group() != eos and (adjacent := pattern.match(rendering.text, found.end())):
+        found = adjacent
+    return found.end(), found.group()
+
+
+def _check_written(
+    message: Message, index: int, rendering: Rendering, start: int, end: int
+) -> None:
+    """Refuse a turn of which the template left out visible text or a tool call."""
+    shown = {
+        leaf.path
+        for leaf in rendering.leaves_shown(start, end)
+        if leaf.message_index == index and not leaf.is_key
+    }
+    missing = [path for path in _visible_paths(message) if path not in shown]
+    if missing:
+        raise ParityError(
+            f"the template did not render {', '.join(map(repr, missing))} of this message: training "
+            "on what is left would teach an answer that nobody gave",
+            reason="content_dropped",
+            message_index=index,
+        )
+
+
+def _visible_paths(message: Message) -> list[str]:
+    content = message.get("content")
+    paths = ["content"] if isinstance(content, str) and content.strip() else []
+    if isinstance(content, list):
+        for number, part in enumerate(content):
+            if isinstance(part, dict) and str(part.get("text") or "").strip():
+                paths.append(f"content/{number}/text")
+            elif isinstance(part, str) and part.strip():
+                paths.append(f"content/{number}")
+    for number, call in enumerate(message.get("tool_calls") or []):
+        if isinstance(call, dict):
+            inner = "function/name" if isinstance(call.get("function"), dict) else "name"
+            paths.append(f"tool_calls/{number}/{inner}")
+    return paths
+
+
+def _check_own(rendering: Rendering, index: int, start: int, end: int) -> None:
+    """Refuse a completion that holds text of another message, or no text at all."""
+    if end == start:
+        raise ParityError(
+            "the completion is empty: the template writes nothing for this message, not even a "
+            "stop token",
+            reason="nothing_generated",
+            message_index=index,
+        )
+    owner = rendering.message_index()[start:end]
+    foreign = np.flatnonzero((owner >= 0) & (owner != index))
+    if foreign.size:
+        at = start + int(foreign[0])
+        raise ParityError(
+            f"the template puts text of message {int(owner[foreign[0]])} inside this message's "
+            f"completion, at {rendering.text[at : at + 30]!r}",
+            reason="foreign_text",
+            message_index=index,
+        )
+
+
+def _check_think(text: str, index: int, start: int, end: int) -> None:
+    """Refuse a completion that begins inside a think block which it never closes."""
+    for opening, closing in _THINK_PAIRS:
+        opened = text.rfind(opening, 0, start)
+        is_open = opened > text.rfind(closing, 0, start)
+        is_last = not text[opened + len(opening) : start].strip()
+        if is_open and is_last and closing not in text[start:end]:
+            raise ParityError(
+                f"the generation prompt opens {opening!r}, and this message never closes it: the "
+                "answer would be learned as reasoning",
+                reason="unclosed_think",
+                message_index=index,
+            )
+
+
+def _no_stop(completion: str, index: int, stops: Sequence[str]) -> Finding:
+    return Finding(
+        "no_stop_token",
+        f"the turn ends with {completion[-24:]!r}, which holds none of the stop tokens "
+        f"{', '.join(map(repr, stops)) or '(none known)'}: name the right one with --stop",
+        index,
+    )
+
+
+def no_prompt(index: int, error: LossmaskError | None = None) -> ParityError:
+    """Return the error for a message whose prompt cannot be rendered."""
+    why = "nothing comes before it" if error is None else error.detail
+    return ParityError(
+        f"there is no prompt that inference could answer with this message: {why}; "
+        'take it out of the loss with "train": false',
+        reason="no_prompt",
+        message_index=index,
+    )

@@ -1,0 +1,164 @@
+"""One row of data -> a checked conversation.
+
+In: a row as read from a file, ``{"messages": [...], "tools": [...]}``. Out: a :class:`Conversation`
+whose messages hold only what the template should see, and a training weight per message.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lossmask.errors import ConversationError
+from lossmask.rendering import Message
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_WEIGHT_KEYS = frozenset({"train", "weight"})
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A checked conversation.
+
+    Attributes:
+        messages: In the OpenAI / Hugging Face chat format, without training keys.
+        tools: Tool schemas, or None.
+        weights: One loss weight per message; 0 takes an assistant message out of the loss.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] | None
+    weights: tuple[float, ...]
+
+    @property
+    def trained(self) -> tuple[int, ...]:
+        """Indices of the assistant messages whose weight is not zero."""
+        return tuple(
+            index
+            for index, (message, weight) in enumerate(
+                zip(self.messages, self.weights, strict=True)
+            )
+            if message["role"] == "assistant" and weight
+        )
+
+
+def read_conversation(messages: object, tools: object = None) -> Conversation:
+    """Check messages and tools.
+
+    Args:
+        messages: A non-empty list of mappings with a known ``role`` and a ``content`` that is a string,
+            a list of parts, or absent where there are ``tool_calls`` or reasoning. ``train``
+            (bool) and ``weight`` (float >= 0) set the loss of one message.
+        tools: A list of schemas, the same as a JSON string, or None.
+
+    Raises:
+        ConversationError: Names the message and key, what was expected and what was found.
+    """
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
+        raise ConversationError(f"'messages' must be a list, got {_kind(messages)}")
+    if not messages:
+        raise ConversationError("'messages' is empty", reason="empty_conversation")
+    checked = [_read_message(message, index) for index, message in enumerate(messages)]
+    if not any(message["role"] == "assistant" for message, _ in checked):
+        raise ConversationError(
+            "no message has the role 'assistant': there is nothing to train on",
+            reason="no_assistant",
+        )
+    return Conversation(
+        tuple(message for message, _ in checked),
+        _read_tools(tools),
+        tuple(weight for _, weight in checked),
+    )
+
+
+def _read_message(message: object, index: int) -> tuple[Message, float]:
+    if not isinstance(message, Mapping):
+        raise ConversationError(
+            f"expected an object with 'role' and 'content', got {_kind(message)}",
+            message_index=index,
+        )
+    if "role" not in message:
+        raise ConversationError(
+            f"the key 'role' is missing; keys found: {', '.join(map(str, message)) or 'none'}",
+            reason="missing_key",
+            message_index=index,
+        )
+    role = message["role"]
+    if role not in ROLES:
+        raise ConversationError(
+            f"unknown role {role!r}; known: {', '.join(ROLES)}",
+            reason="unknown_role",
+            message_index=index,
+        )
+    _check_content(message, index)
+    kept = {key: value for key, value in message.items() if key not in _WEIGHT_KEYS}
+    return kept, _weight(message, index)
+
+
+def _check_content(message: Mapping[str, Any], index: int) -> None:
+    content = message.get("content")
+    stands_in = ("tool_calls", "reasoning_content", "thinking", "reasoning")
+    if content is None and not any(message.get(key) for key in stands_in):
+        raise ConversationError(
+            "the key 'content' is missing"
+            if "content" not in message
+            else "'content' is null and there are no 'tool_calls'",
+            reason="missing_key",
+            message_index=index,
+        )
+    if content is not None and not isinstance(content, (str, list)):
+        raise ConversationError(
+            f"'content' must be a string or a list of parts, got {_kind(content)}",
+            message_index=index,
+        )
+    calls = message.get("tool_calls")
+    if calls is not None and not isinstance(calls, list):
+        raise ConversationError(
+            f"'tool_calls' must be a list, got {_kind(calls)}", message_index=index
+        )
+
+
+def _weight(message: Mapping[str, Any], index: int) -> float:
+    train, weight = message.get("train"), message.get("weight")
+    if train is not None and not isinstance(train, bool):
+        raise ConversationError(
+            f"'train' must be true or false, got {train!r}", message_index=index
+        )
+    if weight is not None and (
+        isinstance(weight, bool)
+        or not isinstance(weight, (int, float))
+        or not math.isfinite(weight)
+        or weight < 0
+    ):
+        raise ConversationError(
+            f"'weight' must be a number >= 0, got {weight!r}", message_index=index
+        )
+    if train is not None and weight is not None and train != bool(weight):
+        raise ConversationError(
+            f"'train' is {train} but 'weight' is {weight}: they contradict each other",
+            message_index=index,
+        )
+    if weight is not None:
+        return float(weight)
+    return 0.0 if train is False else 1.0
+
+
+def _read_tools(tools: object) -> tuple[dict[str, Any], ...] | None:
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except json.JSONDecodeError as error:
+            raise ConversationError(f"'tools' is a string but not JSON: {error}") from error
+    if tools is None:
+        return None
+    if not isinstance(tools, Sequence) or not all(isinstance(tool, dict) for tool in tools):
+        raise ConversationError(f"'tools' must be a list of objects, got {_kind(tools)}")
+    return tuple(tools) or None
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", type(None): "null"}
+    return names.get(type(value), f"{type(value).__name__} {value!r}")

@@ -1,0 +1,201 @@
+"""The public object: a tokenizer, its template and a policy, ready to encode conversations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+from lossmask.errors import InputError, LossmaskError, TemplateError, TokenizerError
+from lossmask.example import Example
+from lossmask.outcome import Outcome, Rejection
+from lossmask.pipeline import Setting, encode_conversation
+from lossmask.policy import Policy
+from lossmask.rendering import ChatTemplate, Message
+from lossmask.tokenizing import TextTokenizer
+
+
+class Encoder:
+    """Encode conversations into examples whose loss falls on what the model has to generate.
+
+    Args:
+        tokenizer: A transformers tokenizer; the ids are exactly those it gives.
+        policy: What to train on; default: every assistant message.
+        chat_template: Template source, or path of a file that holds it, instead of the tokenizer's.
+        stop_tokens: Texts or ids of further stop tokens, besides the tokenizer's eos.
+        template_variables: Further variables for the template (``{"enable_thinking": False}``).
+
+    Raises:
+        TokenizerError: Not a tokenizer that renders Jinja templates, or a stop token it does not have.
+        TemplateError: There is no chat template.
+
+    Example:
+        >>> from lossmask import Encoder
+        >>> from lossmask.embedded import DEMO_MODEL
+        >>> encoder = Encoder.from_pretrained(DEMO_MODEL)
+        >>> [example] = encoder.encode([
+        ...     {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}])
+        >>> example.supervised_text
+        ['Hello<|im_end|>']
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        policy: Policy | None = None,
+        *,
+        chat_template: str | Path | None = None,
+        stop_tokens: Sequence[str | int] = (),
+        template_variables: Mapping[str, Any] | None = None,
+    ) -> None:
+        template = ChatTemplate(tokenizer, _template_source(chat_template))
+        self.tokenizer = tokenizer
+        self.policy = policy or Policy()
+        self._setting = Setting(
+            template,
+            TextTokenizer(tokenizer),
+            self.policy,
+            _stop_ids(tokenizer, stop_tokens),
+            dict(template_variables or {}),
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        policy: Policy | None = None,
+        *,
+        chat_template: str | Path | None = None,
+        stop_tokens: Sequence[str | int] = (),
+        template_variables: Mapping[str, Any] | None = None,
+    ) -> Encoder:
+        """Load tokenizer and stop tokens from a folder or hub id.
+
+        The stop tokens are the tokenizer's eos, those of ``generation_config.json`` where there is
+        one, and the ones given.
+
+        Raises:
+            TokenizerError: Nothing loadable there.
+            TemplateError: The tokenizer has no chat template and none is given.
+        """
+        tokenizer = load_tokenizer(path)
+        stops = [*generation_stop_ids(path), *stop_tokens]
+        return cls(
+            tokenizer,
+            policy,
+            chat_template=chat_template,
+            stop_tokens=stops,
+            template_variables=template_variables,
+        )
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids at which inference ends a turn."""
+        return self._setting.stop_ids
+
+    def chat_template(self, tools: Sequence[Any] | None = None) -> str:
+        """Return the source of the template in use."""
+        return self._setting.template.source(tools)
+
+    def encode(
+        self, messages: Sequence[Message], tools: Sequence[Any] | None = None
+    ) -> list[Example]:
+        """Encode one conversation.
+
+        Args:
+            messages: In the OpenAI / Hugging Face chat format; ``train`` (bool) or ``weight`` (float)
+                on a message set its loss.
+            tools: Tool schemas for the template.
+
+        Returns:
+            One example, or more where the template rewrites history.
+
+        Raises:
+            LossmaskError: It cannot be encoded exactly; the error names the message and why.
+        """
+        return encode_conversation(messages, tools, self._setting)
+
+    def encode_row(self, row: Mapping[str, Any]) -> Outcome:
+        """Encode one row of data, ``{"messages": [...], "tools": [...]}``; never raises on bad data."""
+        try:
+            if "messages" not in row:
+                raise InputError(
+                    f"the key 'messages' is missing; keys found: {', '.join(row) or 'none'}",
+                    reason="missing_key",
+                )
+            return Outcome(tuple(self.encode(row["messages"], row.get("tools"))))
+        except LossmaskError as error:
+            return Outcome(rejection=Rejection.from_error(error))
+
+    def encode_batch(self, rows: Iterable[Mapping[str, Any]]) -> list[Outcome]:
+        """Encode rows of data; one outcome per row, in order."""
+        return [self.encode_row(row) for row in rows]
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a folder or hub id, running none of its code.
+
+    Raises:
+        TokenizerError: The path does not exist or holds no tokenizer.
+    """
+    name = str(path)
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local and not Path(name).expanduser().exists():
+        raise TokenizerError(f"no such tokenizer folder: {name}", reason="no_such_path")
+    try:
+        return AutoTokenizer.from_pretrained(Path(name).expanduser() if looks_local else name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise TokenizerError(
+            f"cannot load a tokenizer from {name!r}: {str(error).splitlines()[0]}; expected a folder "
+            "with tokenizer.json or a hub id"
+        ) from error
+
+
+def generation_stop_ids(path: str | Path) -> list[int]:
+    """Return the eos ids of ``generation_config.json``, none if there is no such file."""
+    found = cached_file(
+        str(path),
+        "generation_config.json",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if found is None:
+        return []
+    eos = json.loads(Path(found).read_text(encoding="utf-8")).get("eos_token_id")
+    return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+
+
+def _stop_ids(
+    tokenizer: PreTrainedTokenizerBase, stop_tokens: Sequence[str | int]
+) -> frozenset[int]:
+    ids = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
+    vocabulary = tokenizer.get_vocab() if stop_tokens else {}
+    known_ids = set(vocabulary.values())
+    for stop in stop_tokens:
+        token_id = vocabulary.get(stop) if isinstance(stop, str) else stop
+        if token_id not in known_ids:
+            raise TokenizerError(
+                f"the stop token {stop!r} is not a token of this tokenizer", reason="unknown_stop"
+            )
+        ids.add(int(token_id))
+    return frozenset(ids)
+
+
+def _template_source(chat_template: str | Path | None) -> str | None:
+    """Return template source, read from a file if a path is given."""
+    if chat_template is None:
+        return None
+    text = str(chat_template)
+    if isinstance(chat_template, str) and ("{" in text or "\n" in text):
+        return chat_template
+    path = Path(text).expanduser()
+    try:
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TemplateError(
+            f"cannot read the chat template {text!r}: {error}", reason="no_such_path"
+        ) from error

@@ -1,0 +1,192 @@
+"""A conversation's way to its examples: read this file first.
+
+::
+
+    messages ── read_conversation ──> Conversation          checked, a weight per message
+             ── derive_turns ──────> [Turn]                 prompt | completion, in characters
+             ── tokenize_turns ────> [TokenizedTurn]        the same in ids
+             ── share_examples ────> [[TokenizedTurn]]      which turns fit one sequence at parity
+             ── build_example ─────> [Example]              labels, mask, weights
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lossmask.completions import Turn, derive_turn, no_prompt
+from lossmask.conversation import Conversation, read_conversation
+from lossmask.errors import ConversationError, TemplateError
+from lossmask.example import Example, Span
+from lossmask.policy import Policy
+from lossmask.rendering import ChatTemplate, Rendering
+from lossmask.tokenizing import TextTokenizer, Tokens
+from lossmask.turn_tokens import TokenizedTurn, share_examples, tokenize_turns
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """All that stays the same from row to row.
+
+    Attributes:
+        template: The chat template.
+        tokenizer: The tokenizer that the model is trained with.
+        policy: What to train on.
+        stop_ids: Ids at which inference ends a turn.
+        template_variables: Further variables the template reads (``enable_thinking`` …).
+    """
+
+    template: ChatTemplate
+    tokenizer: TextTokenizer
+    policy: Policy
+    stop_ids: frozenset[int]
+    template_variables: Mapping[str, Any]
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts of the stop tokens."""
+        ids = sorted(self.stop_ids)
+        return tuple(self.tokenizer.tokenizer.convert_ids_to_tokens(ids))
+
+
+def encode_conversation(messages: object, tools: object, setting: Setting) -> list[Example]:
+    """Turn one conversation into its examples.
+
+    Args:
+        messages: As read from the data.
+        tools: As read from the data, or None.
+        setting: Template, tokenizer, policy.
+
+    Returns:
+        One example or, where the template rewrites history, more. The first holds the last turn.
+
+    Raises:
+        LossmaskError: The conversation cannot be encoded exactly; names the message and why.
+    """
+    conversation = read_conversation(messages, tools)
+    turns = derive_turns(conversation, setting)
+    tokenized = tokenize_turns(turns, setting.tokenizer, setting.stop_ids)
+    groups = share_examples(tokenized, setting.policy)
+    return [build_example(group, conversation) for group in groups]
+
+
+def derive_turns(conversation: Conversation, setting: Setting) -> list[Turn]:
+    """Derive prompt and completion of every trained turn, ascending by message.
+
+    Raises:
+        ConversationError: No turn is trained, or a message holds a control token.
+        ParityError: A completion cannot be told.
+        TemplateError: The template raised.
+    """
+    trained = conversation.trained
+    if setting.policy.train_on == "last_assistant":
+        last = max(i for i, m in enumerate(conversation.messages) if m["role"] == "assistant")
+        trained = tuple(index for index in trained if index == last)
+    if not trained:
+        raise ConversationError(
+            "every assistant message has weight 0 or \"train\": false", reason="nothing_to_train"
+        )
+    render = partial(
+        setting.template.render,
+        tools=conversation.tools,
+        template_variables=setting.template_variables,
+    )
+    whole = render(conversation.messages)
+    if setting.policy.control_tokens == "error":
+        _refuse_control_tokens(whole, setting.tokenizer.control_tokens())
+    turns = [_derive_turn(conversation, index, whole, setting) for index in trained]
+    return [*turns[:-1], turns[-1].extended_to(whole)]
+
+
+def _derive_turn(
+    conversation: Conversation, index: int, whole: Rendering, setting: Setting
+) -> Turn:
+    messages, before = conversation.messages, conversation.messages[:index]
+    if not before:
+        raise no_prompt(index)
+    options: dict[str, Any] = {
+        "tools": conversation.tools,
+        "template_variables": setting.template_variables,
+    }
+    try:
+        prompt = setting.template.render_text(before, add_generation_prompt=True, **options)
+    except TemplateError as error:
+        raise no_prompt(index, error) from error
+    is_last = index == len(messages) - 1
+    eos = setting.tokenizer.tokenizer.eos_token
+    return derive_turn(
+        conversation,
+        index,
+        prompt_text=prompt,
+        full=whole if is_last else setting.template.render(messages[: index + 1], **options),
+        render_prompt=partial(
+            setting.template.render, before, add_generation_prompt=True, **options
+        ),
+        stops=setting.stops,
+        eos=None if eos is None else str(eos),
+        added_tokens=setting.tokenizer.added_tokens(),
+    )
+
+
+def _refuse_control_tokens(rendering: Rendering, control_tokens: Sequence[str]) -> None:
+    """Refuse a conversation in which a message, not the template, wrote a control token."""
+    if not control_tokens:
+        return
+    for found in re.finditer("|".join(map(re.escape, control_tokens)), rendering.text):
+        for position in range(found.start(), found.end()):
+            leaf, offset = rendering.origin(position)
+            if leaf is not None:
+                raise ConversationError(
+                    f"{leaf.path!r} contains the control token {found.group()!r} at character "
+                    f"{offset}: the model would read it as one; remove it, or say "
+                    'control_tokens="allow"',
+                    reason="control_token_in_content",
+                    message_index=leaf.message_index,
+                )
+
+
+def build_example(group: Sequence[TokenizedTurn], conversation: Conversation) -> Example:
+    """Lay the turns of one group over the tokens of the last one."""
+    base = group[-1]
+    weights = np.zeros(len(base.tokens), np.float32)
+    spans = []
+    for turn in group:
+        weights[turn.prompt_length : turn.completion_end] = conversation.weights[
+            turn.turn.message_index
+        ]
+        spans.append(
+            Span(
+                turn.turn.message_index,
+                turn.turn.prompt_end,
+                turn.turn.completion_end,
+                turn.prompt_length,
+                turn.completion_end,
+                turn.turn.stop,
+            )
+        )
+    return Example(
+        text=base.turn.text,
+        input_ids=base.tokens.ids,
+        offsets=base.tokens.offsets,
+        loss_weights=weights,
+        message_index=_message_of_tokens(base.turn, base.tokens),
+        spans=tuple(spans),
+        findings=tuple(finding for turn in group for finding in turn.findings),
+    )
+
+
+def _message_of_tokens(turn: Turn, tokens: Tokens) -> npt.NDArray[np.int32]:
+    """Return the message of the first message-written character in each token, -1 = none."""
+    written = Rendering(turn.text, turn.origins, turn.leaves, ()).message_index()
+    position = np.where(written >= 0, np.arange(len(written)), len(written))
+    following = np.minimum.accumulate(position[::-1])[::-1]
+    padded_next = np.append(following, len(written))
+    padded_message = np.append(written, np.int32(-1))
+    first = padded_next[tokens.offsets[:, 0]]
+    return np.where(first < tokens.offsets[:, 1], padded_message[first], np.int32(-1))

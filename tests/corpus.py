@@ -1,0 +1,89 @@
+"""The corpus of published templates, tokenizers and data sets, where the machine has it.
+
+It lies in ``../shared/corpus`` beside the repository, or where ``LOSSMASK_CORPUS`` says. Tests that use
+it are skipped without it.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
+
+ROOT = Path(
+    os.environ.get("LOSSMASK_CORPUS")
+    or Path(__file__).resolve().parents[2] / "shared" / "corpus"
+)
+needs_corpus = pytest.mark.skipif(
+    not ROOT.is_dir(), reason=f"no corpus at {ROOT}; set LOSSMASK_CORPUS to its folder"
+)
+
+_CONTROL = re.compile(
+    r"<\|[^|<>\s'\"{}+]+\|>|<｜[^｜<>\s'\"]+｜>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|"
+    r"TOOL_RESULTS|THINK)\]|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|unk|pad)>|<<?/?SYS>>?"
+)
+
+
+def template_names() -> list[str]:
+    """Return the file names of all templates, sorted; none without the corpus."""
+    return sorted(path.name for path in (ROOT / "templates").glob("*.jinja"))
+
+
+def template_source(name: str) -> str:
+    return (ROOT / "templates" / name).read_bytes().decode("utf-8")
+
+
+@functools.cache
+def template_manifest() -> dict[str, dict[str, Any]]:
+    entries = json.loads((ROOT / "templates" / "manifest.json").read_text(encoding="utf-8"))
+    return {entry["file"]: entry for entry in entries}
+
+
+@functools.cache
+def native_tokenizers() -> dict[str, str]:
+    """Return template file name -> folder name of the tokenizer it belongs to."""
+    pairs = json.loads((ROOT / "tokenizers" / "native_template_pairs.json").read_text())
+    return {template: tokenizer for tokenizer, template in pairs.items()}
+
+
+@functools.cache
+def tokenizer(name: str) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(ROOT / "tokenizers" / name)
+
+
+def tokenizer_for(template: str) -> PreTrainedTokenizerBase:
+    """Return the native tokenizer, or a small one that has the template's control tokens."""
+    if template in native_tokenizers():
+        return tokenizer(native_tokenizers()[template])
+    adapted = copy.deepcopy(tokenizer("tiny-llama3-bpe"))
+    entry = template_manifest()[template]
+    texts = set(_CONTROL.findall(template_source(template)))
+    special = {key: entry[key] for key in ("bos_token", "eos_token") if entry.get(key)}
+    texts.update(special.values())
+    adapted.add_tokens(
+        [AddedToken(text, special=True, normalized=False) for text in sorted(texts)],
+        special_tokens=True,
+    )
+    adapted.add_special_tokens(special)
+    return adapted
+
+
+def rows(dataset: str, limit: int | None = None) -> list[dict[str, Any]]:
+    """Return the rows of a data set; files are split at newlines only."""
+    text = (ROOT / "datasets" / f"{dataset}.messages.jsonl").read_bytes().decode("utf-8")
+    lines = [line for line in text.split("\n") if line]
+    return [json.loads(line) for line in lines[:limit]]
+
+
+def dataset_names() -> list[str]:
+    return sorted(
+        path.name.removesuffix(".messages.jsonl")
+        for path in (ROOT / "datasets").glob("*.messages.jsonl")
+    )

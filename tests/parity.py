@@ -1,0 +1,221 @@
+"""The oracle: is an example what inference would have? Told by transformers and the tokenizer alone.
+
+Nothing here calls lossmask's rendering or alignment; prompts and full texts come from
+``apply_chat_template``, ids from the tokenizer. ``check`` encodes one conversation and compares.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from lossmask import Encoder, Example, LossmaskError, Span
+from tests.scenarios import Message
+
+MISMATCHES = {"generation_prompt_mismatch", "context_differs"}
+_TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")
+_WORD = re.compile(r"\b[QASRT]\d+\b")
+
+
+class Case(NamedTuple):
+    """What one conversation came to.
+
+    ``status`` is ``exact``, ``refused``, ``wrong``, or ``raises`` where transformers itself cannot
+    render the conversation; ``detail`` says why; ``findings`` are those of the examples.
+    """
+
+    status: str
+    detail: str = ""
+    findings: tuple[str, ...] = ()
+
+
+class Wrong(AssertionError):
+    """An example that inference would not have."""
+
+
+def check(encoder: Encoder, messages: list[Message], tools: list[Any] | None = None) -> Case:
+    """Encode a conversation under the default policy and hold it against inference."""
+    oracle = Oracle(encoder, messages, tools)
+    try:
+        whole = oracle.render(len(messages), prompt=False)
+    except Exception as error:  # whatever the template raises: there is nothing to compare
+        return Case("raises", f"{type(error).__name__}: {error}")
+    try:
+        examples = encoder.encode(messages, tools)
+    except LossmaskError as error:
+        return Case("refused", f"{error.reason}: {error}")
+    try:
+        oracle.check_examples(examples, whole)
+    except Wrong as error:
+        return Case("wrong", str(error))
+    kinds = sorted({finding.kind for example in examples for finding in example.findings})
+    return Case("exact", findings=tuple(kinds))
+
+
+class Oracle:
+    """Renders and tokenizes as an inference engine would."""
+
+    def __init__(
+        self, encoder: Encoder, messages: Sequence[Message], tools: list[Any] | None
+    ) -> None:
+        self.tokenizer: PreTrainedTokenizerBase = encoder.tokenizer
+        self.template = encoder.chat_template(tools)
+        self.messages = [
+            {key: value for key, value in message.items() if key not in ("train", "weight")}
+            for message in messages
+        ]
+        self.trained = {
+            index
+            for index, message in enumerate(messages)
+            if message["role"] == "assistant"
+            and message.get("train", True)
+            and message.get("weight", 1)
+        }
+        self.tools = tools
+        self.eos = self.tokenizer.eos_token
+        self.stops = self.tokenizer.convert_ids_to_tokens(sorted(encoder.stop_ids))
+
+    def render(self, count: int, *, prompt: bool) -> str:
+        text: str = self.tokenizer.apply_chat_template(
+            self.messages[:count],
+            tools=self.tools,
+            chat_template=self.template,
+            add_generation_prompt=prompt,
+            tokenize=False,
+        )
+        return text
+
+    def ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    def check_examples(self, examples: Sequence[Example], whole: str) -> None:
+        spans = [span.message_index for example in examples for span in example.spans]
+        _require(sorted(spans) == sorted(self.trained), f"trained turns {spans}")
+        for example in examples:
+            self._check_mask(example)
+            for span in example.spans:
+                self._check_span(example, span)
+            last = max(span.message_index for span in example.spans)
+            shown = {whole, self.render(last + 1, prompt=False)}
+            differs = any(finding.kind == "context_differs" for finding in example.findings)
+            _require(differs or example.text in shown, "the text is not what transformers renders")
+
+    def _check_mask(self, example: Example) -> None:
+        expected = np.zeros(len(example), bool)
+        for span in example.spans:
+            expected[span.token_start : span.token_end] = True
+        _require(np.array_equal(example.loss_mask, expected), "the mask is not the spans")
+        _require(
+            np.array_equal(example.labels, np.where(expected, example.input_ids, -100)), "labels"
+        )
+
+    def _check_span(self, example: Example, span: Span) -> None:
+        index = span.message_index
+        prompt = self.render(index, prompt=True)
+        full = self.render(index + 1, prompt=False)
+        kinds = {f.kind for f in example.findings if f.message_index == index}
+        before = example.text[: span.start]
+        completion = example.text[span.start : span.end]
+        if full.startswith(prompt):
+            _require(not kinds & MISMATCHES, f"message {index}: a mismatch where there is none")
+            _require(before == prompt, f"message {index}: the prompt is {before!r}, not {prompt!r}")
+            rest = full[len(prompt) :]
+        elif "context_differs" in kinds:
+            _require(before == prompt, f"message {index}: the prompt is {before!r}, not {prompt!r}")
+            rest = example.text[span.start :]
+            _require(full.endswith(rest), f"message {index}: {rest!r} does not end the rendering")
+        else:
+            _require(MISMATCHES & kinds == {"generation_prompt_mismatch"}, "no finding")
+            self._check_common_prefix(before, prompt, full)
+            rest = full[len(before) :]
+        expected = self._until_stop(rest, index)
+        _require(
+            completion == expected,
+            f"message {index}: supervised {completion!r}, inference generates {expected!r}",
+        )
+        self._check_ids(example, span, before, completion)
+        self._check_owner(completion, index)
+
+    def _check_common_prefix(self, before: str, prompt: str, full: str) -> None:
+        """Require the longest common prefix, but for what would end inside a tag."""
+        _require(prompt.startswith(before) and full.startswith(before), "not a common prefix")
+        at = len(before)
+        longest = next(
+            k for k in range(len(prompt) + 1) if prompt[k : k + 1] != full[k : k + 1]
+        )
+        if at == longest:
+            return
+        inside = any(
+            match.start() == at and match.end() > longest
+            for text in (prompt, full)
+            for match in _TAG.finditer(text)
+        )
+        content = str(self.messages[-1].get("content") or "")
+        starts_answer = bool(content) and full[at:].startswith(content.strip()[:1] or content[:1])
+        _require(inside or starts_answer, f"the prompt ends {longest - at} characters early")
+
+    def _until_stop(self, rest: str, index: int) -> str:
+        """Cut behind the first stop token and those that directly follow, up to eos."""
+        own = strings_in(self.messages[index])
+        _require(not any(stop in own for stop in self.stops), "a stop token inside the content")
+        pattern = re.compile("|".join(map(re.escape, self.stops)) or "(?!)")
+        found = pattern.search(rest)
+        if not found:
+            return rest
+        while found.group() != self.eos and (more := pattern.match(rest, found.end())):
+            found = more
+        return rest[: found.end()]
+
+    def _check_ids(self, example: Example, span: Span, before: str, completion: str) -> None:
+        """Require the ids of the prompt alone, then those of the completion behind it."""
+        ids = example.input_ids.tolist()
+        prompt_ids = self.ids(before)
+        _require(
+            ids[: span.token_start] == prompt_ids,
+            f"message {span.message_index}: the ids before the supervised run are not the prompt's",
+        )
+        generated = ids[span.token_start : span.token_end]
+        joint = self.ids(before + completion)
+        straddles = any(
+            f.kind == "boundary_straddle" and f.message_index == span.message_index
+            for f in example.findings
+        )
+        if not straddles:
+            _require(
+                joint == prompt_ids + generated,
+                f"message {span.message_index}: the ids of the completion are not the text's",
+            )
+            return
+        spelled = self.tokenizer.decode(generated, clean_up_tokenization_spaces=False)
+        _require(
+            spelled.strip() == completion.strip(),
+            f"message {span.message_index}: the ids spell {spelled!r}, not {completion!r}",
+        )
+
+    def _check_owner(self, completion: str, index: int) -> None:
+        """Require the message's own marker word in the completion and nobody else's."""
+        words = set(_WORD.findall(completion))
+        own = set(_WORD.findall(strings_in(self.messages[index])))
+        _require(words <= own, f"message {index}: supervised text holds {words - own}")
+        content = strings_in(self.messages[index].get("content"))
+        visible = {word for word in _WORD.findall(content) if word.startswith("A")}
+        _require(visible <= words, f"message {index}: {visible - words} is not supervised")
+
+
+def strings_in(value: object) -> str:
+    """Return all strings inside a value, one per line."""
+    if isinstance(value, dict):
+        return "\n".join(strings_in(item) for item in value.values())
+    if isinstance(value, list):
+        return "\n".join(strings_in(item) for item in value)
+    return value if isinstance(value, str) else ""
+
+
+def _require(holds: bool, detail: str) -> None:
+    if not holds:
+        raise Wrong(detail)
