@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from os.path import commonprefix
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from lossmask import Encoder, Example, LossmaskError, Span
 from tests.scenarios import Message
 
+NOTHING_TO_TRAIN = {"no_prompt", "nothing_generated", "content_dropped"}
 MISMATCHES = {"generation_prompt_mismatch", "context_differs"}
 _TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")
 _WORD = re.compile(r"\b[QASRT]\d+\b")
@@ -95,7 +97,14 @@ class Oracle:
 
     def check_examples(self, examples: Sequence[Example], whole: str) -> None:
         spans = [span.message_index for example in examples for span in example.spans]
-        _require(sorted(spans) == sorted(self.trained), f"trained turns {spans}")
+        left_out = {
+            finding.message_index: finding.kind
+            for finding in (f for example in examples for f in example.findings)
+            if finding.kind in NOTHING_TO_TRAIN
+        }
+        _require(sorted([*spans, *left_out]) == sorted(self.trained), f"trained turns {spans}")
+        for index, kind in left_out.items():
+            self._check_left_out(index, kind)
         for example in examples:
             self._check_mask(example)
             for span in example.spans:
@@ -104,6 +113,29 @@ class Oracle:
             shown = {whole, self.render(last + 1, prompt=False)}
             differs = any(finding.kind == "context_differs" for finding in example.findings)
             _require(differs or example.text in shown, "the text is not what transformers renders")
+
+    def _check_left_out(self, index: int, kind: str) -> None:
+        """Require that inference could not be asked for this message."""
+        try:
+            prompt = self.render(index, prompt=True)
+        except Exception:  # whatever the template raises
+            _require(kind == "no_prompt", f"message {index}: no prompt, but {kind}")
+            return
+        if not prompt:
+            _require(kind == "no_prompt", f"message {index}: an empty prompt, but {kind}")
+            return
+        full = self.render(index + 1, prompt=False)
+        rest = full[len(commonprefix([prompt, full])) :]
+        if kind == "nothing_generated":
+            _require(not rest.strip(), f"message {index}: {rest!r} was left out")
+            return
+        _require(kind == "content_dropped", f"message {index} has a prompt, but {kind}")
+        message = self.messages[index]
+        content = message.get("content")
+        parts = [content] if isinstance(content, str) else [strings_in(p) for p in content or []]
+        names = [call["function"]["name"] for call in message.get("tool_calls") or []]
+        lost = [text for text in (*parts, *names) if text.strip() and text.strip() not in rest]
+        _require(bool(lost), f"message {index}: left out, but its text is all in {rest!r}")
 
     def _check_mask(self, example: Example) -> None:
         expected = np.zeros(len(example), bool)
@@ -131,7 +163,7 @@ class Oracle:
             _require(full.endswith(rest), f"message {index}: {rest!r} does not end the rendering")
         else:
             _require(MISMATCHES & kinds == {"generation_prompt_mismatch"}, "no finding")
-            self._check_common_prefix(before, prompt, full)
+            self._check_common_prefix(index, before, prompt, full)
             rest = full[len(before) :]
         expected = self._until_stop(rest, index)
         _require(
@@ -141,7 +173,7 @@ class Oracle:
         self._check_ids(example, span, before, completion)
         self._check_owner(completion, index)
 
-    def _check_common_prefix(self, before: str, prompt: str, full: str) -> None:
+    def _check_common_prefix(self, index: int, before: str, prompt: str, full: str) -> None:
         """Require the longest common prefix, but for what would end inside a tag."""
         _require(prompt.startswith(before) and full.startswith(before), "not a common prefix")
         at = len(before)
@@ -155,7 +187,7 @@ class Oracle:
             for text in (prompt, full)
             for match in _TAG.finditer(text)
         )
-        content = str(self.messages[-1].get("content") or "")
+        content = str(self.messages[index].get("content") or "")
         starts_answer = bool(content) and full[at:].startswith(content.strip()[:1] or content[:1])
         _require(inside or starts_answer, f"the prompt ends {longest - at} characters early")
 

@@ -21,10 +21,14 @@ from os.path import commonprefix
 import numpy as np
 
 from lossmask.conversation import Conversation
-from lossmask.errors import LossmaskError, ParityError
+from lossmask.errors import ParityError
 from lossmask.example import Finding
 from lossmask.rendering import Leaf, Message, Rendering
 from lossmask.traced_text import Origins
+
+NOTHING_TO_TRAIN = frozenset({"no_prompt", "nothing_generated", "content_dropped"})
+"""Reasons for which one turn stays out of the loss: there is no completion a model could be asked for.
+Any other :class:`ParityError` means that there is one and it cannot be told: the row is refused."""
 
 _TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")
 _THINK_PAIRS = (
@@ -127,43 +131,30 @@ def _reconcile(
 ) -> tuple[str, Origins, int, tuple[Finding, ...]]:
     """Find the border where the full rendering does not begin with the prompt.
 
-    The last character that earlier messages wrote is the anchor: it must be the same one in both
-    renderings. What follows it in the prompt is the generation prompt ``invitation``; what follows
-    it in the full rendering, up to the first character of the answer, is the ``header``.
+    Both renderings are cut where the messages before ``index`` end. What follows in the prompt is the
+    generation prompt; what follows in the full rendering, up to the first character of the
+    answer, is the ``header``. If only these two differ, their common prefix is the prompt's. If
+    the context differs, the example is the prompt followed by what comes after the generation
+    prompt in the full rendering, which must have it whole.
     """
-    owner = full.message_index()
-    own = np.flatnonzero(owner == index)
-    if not own.size:
-        raise ParityError(
-            "the template wrote nothing of this message, and its rendering does not begin with the "
-            "prompt: there is no completion",
-            reason="nothing_generated",
-            message_index=index,
-        )
-    first = int(own[0])
-    prompt_context = _end_of_context(prompt, len(prompt.text))
-    full_context = _end_of_context(full, first)
-    if not _same_character(prompt, prompt_context, full, full_context):
-        raise ParityError(
-            "the answer follows other text in the finished conversation than in the prompt",
-            reason="prompt_differs",
-            message_index=index,
-        )
-    invitation = prompt.text[prompt_context:]
+    own = np.flatnonzero(full.message_index() == index)
+    first = int(own[0]) if own.size else len(full.text)
+    prompt_context, full_context = _ends_of_context(index, prompt, full, first)
+    generation_prompt = prompt.text[prompt_context:]
     header = full.text[full_context:first]
-    common = _common_prefix(invitation, header, added_tokens)
+    common = _common_prefix(generation_prompt, header, added_tokens)
     if prompt.text[:prompt_context] == full.text[:full_context]:
         finding = Finding(
             "generation_prompt_mismatch",
-            f"the generation prompt is {invitation!r}, but the finished turn begins with "
-            f"{header!r}: only {invitation[:common]!r} is taken as the prompt",
+            f"the generation prompt is {generation_prompt!r}, but the finished turn begins with "
+            f"{header!r}: only {generation_prompt[:common]!r} is taken as the prompt",
             index,
         )
         return full.text, full.origins, full_context + common, (finding,)
-    if common < len(invitation):
+    if common < len(generation_prompt):
         raise ParityError(
             f"the finished conversation changes what precedes the answer, and begins it with "
-            f"{header!r} instead of the generation prompt {invitation!r}",
+            f"{header!r} instead of the generation prompt {generation_prompt!r}",
             reason="prompt_differs",
             message_index=index,
         )
@@ -182,7 +173,34 @@ def _reconcile(
     )
 
 
-def _end_of_context(rendering: Rendering, limit: int) -> int:
+def _ends_of_context(
+    index: int, prompt: Rendering, full: Rendering, first: int
+) -> tuple[int, int]:
+    """Return where the messages before ``index`` end in the prompt and in the full rendering.
+
+    Told by the turn marks; where the template has no loop over messages, by the last character
+    that an earlier message wrote. Either way that character must be the same one in both.
+    """
+    ends = [at for at, mark in prompt.marks if mark.kind == "end"]
+    starts = [
+        at
+        for at, mark in full.marks
+        if mark.kind == "start" and mark.message_index == index and at <= first
+    ]
+    prompt_written = _end_of_written(prompt, len(prompt.text))
+    full_written = _end_of_written(full, first)
+    if not _same_character(prompt, prompt_written, full, full_written):
+        raise ParityError(
+            "the answer follows other text in the finished conversation than in the prompt",
+            reason="prompt_differs",
+            message_index=index,
+        )
+    if ends and starts and ends[-1] >= prompt_written and starts[-1] >= full_written:
+        return ends[-1], starts[-1]
+    return prompt_written, full_written
+
+
+def _end_of_written(rendering: Rendering, limit: int) -> int:
     """Return the position behind the last character before ``limit`` that a message wrote."""
     written = np.flatnonzero(rendering.origins[:limit] >= 0)
     return int(written[-1]) + 1 if written.size else 0
@@ -216,12 +234,28 @@ def _find_end(
     if not by_length:
         return len(rendering.text), None
     pattern = re.compile("|".join(map(re.escape, by_length)))
+    _check_no_stop_before(pattern, rendering, index, start, written)
     found = pattern.search(rendering.text, written)
     if found is None:
         return len(rendering.text), None
     while found.group() != eos and (adjacent := pattern.match(rendering.text, found.end())):
         found = adjacent
     return found.end(), found.group()
+
+
+def _check_no_stop_before(
+    stops: re.Pattern[str], rendering: Rendering, index: int, start: int, written: int
+) -> None:
+    """Refuse a completion in which the template itself writes a stop token before the text ends."""
+    for found in stops.finditer(rendering.text, start, written):
+        if (rendering.origins[found.start() : found.end()] < 0).all():
+            raise ParityError(
+                f"the template writes the stop token {found.group()!r} before this message's text "
+                f"ends, at {rendering.text[found.start() : found.end() + 20]!r}: inference would "
+                "stop there and never generate the rest",
+                reason="stop_inside",
+                message_index=index,
+            )
 
 
 def _check_written(
@@ -304,12 +338,10 @@ def _no_stop(completion: str, index: int, stops: Sequence[str]) -> Finding:
     )
 
 
-def no_prompt(index: int, error: LossmaskError | None = None) -> ParityError:
-    """Return the error for a message whose prompt cannot be rendered."""
-    why = "nothing comes before it" if error is None else error.detail
+def no_prompt(index: int, why: str) -> ParityError:
+    """Return the error for a message that no prompt leads to."""
     return ParityError(
-        f"there is no prompt that inference could answer with this message: {why}; "
-        'take it out of the loss with "train": false',
+        f"there is no prompt that inference could answer with this message: {why}",
         reason="no_prompt",
         message_index=index,
     )

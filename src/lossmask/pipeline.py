@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lossmask.completions import Turn, derive_turn, no_prompt
+from lossmask.completions import NOTHING_TO_TRAIN, Turn, derive_turn, no_prompt
 from lossmask.conversation import Conversation, read_conversation
-from lossmask.errors import ConversationError, TemplateError
-from lossmask.example import Example, Span
+from lossmask.errors import ConversationError, ParityError, TemplateError
+from lossmask.example import Example, Finding, Span
 from lossmask.policy import Policy
 from lossmask.rendering import ChatTemplate, Rendering
 from lossmask.tokenizing import TextTokenizer, Tokens
@@ -70,38 +70,63 @@ def encode_conversation(messages: object, tools: object, setting: Setting) -> li
         LossmaskError: The conversation cannot be encoded exactly; names the message and why.
     """
     conversation = read_conversation(messages, tools)
-    turns = derive_turns(conversation, setting)
+    turns, left_out = derive_turns(conversation, setting)
     tokenized = tokenize_turns(turns, setting.tokenizer, setting.stop_ids)
     groups = share_examples(tokenized, setting.policy)
-    return [build_example(group, conversation) for group in groups]
+    first, *others = (build_example(group, conversation) for group in groups)
+    return [replace(first, findings=first.findings + left_out), *others]
 
 
-def derive_turns(conversation: Conversation, setting: Setting) -> list[Turn]:
+def derive_turns(
+    conversation: Conversation, setting: Setting
+) -> tuple[list[Turn], tuple[Finding, ...]]:
     """Derive prompt and completion of every trained turn, ascending by message.
+
+    Returns:
+        The turns, and a finding for each turn that has no completion to train: the template dropped
+        its content or wrote nothing for it, or there is no prompt before it.
 
     Raises:
         ConversationError: No turn is trained, or a message holds a control token.
-        ParityError: A completion cannot be told.
+        ParityError: A completion cannot be told, or no turn has one.
         TemplateError: The template raised.
     """
+    whole = setting.template.render(
+        conversation.messages,
+        tools=conversation.tools,
+        template_variables=setting.template_variables,
+    )
+    if setting.policy.control_tokens == "error":
+        _refuse_control_tokens(whole, setting.tokenizer.control_tokens())
+    turns: list[Turn] = []
+    left_out: list[ParityError] = []
+    for index in _trained(conversation, setting.policy):
+        try:
+            turns.append(_derive_turn(conversation, index, whole, setting))
+        except ParityError as error:
+            if error.reason not in NOTHING_TO_TRAIN:
+                raise
+            left_out.append(error)
+    if not turns:
+        raise left_out[0]
+    turns[-1] = turns[-1].extended_to(whole)
+    return turns, tuple(
+        Finding(error.reason, f"not trained: {error.detail}", error.message_index or 0)
+        for error in left_out
+    )
+
+
+def _trained(conversation: Conversation, policy: Policy) -> tuple[int, ...]:
     trained = conversation.trained
-    if setting.policy.train_on == "last_assistant":
+    if policy.train_on == "last_assistant":
         last = max(i for i, m in enumerate(conversation.messages) if m["role"] == "assistant")
         trained = tuple(index for index in trained if index == last)
     if not trained:
         raise ConversationError(
-            "every assistant message has weight 0 or \"train\": false", reason="nothing_to_train"
+            'no assistant message is to be trained: each has weight 0 or "train": false',
+            reason="nothing_to_train",
         )
-    render = partial(
-        setting.template.render,
-        tools=conversation.tools,
-        template_variables=setting.template_variables,
-    )
-    whole = render(conversation.messages)
-    if setting.policy.control_tokens == "error":
-        _refuse_control_tokens(whole, setting.tokenizer.control_tokens())
-    turns = [_derive_turn(conversation, index, whole, setting) for index in trained]
-    return [*turns[:-1], turns[-1].extended_to(whole)]
+    return trained
 
 
 def _derive_turn(
@@ -109,7 +134,7 @@ def _derive_turn(
 ) -> Turn:
     messages, before = conversation.messages, conversation.messages[:index]
     if not before:
-        raise no_prompt(index)
+        raise no_prompt(index, "nothing comes before it")
     options: dict[str, Any] = {
         "tools": conversation.tools,
         "template_variables": setting.template_variables,
@@ -117,7 +142,9 @@ def _derive_turn(
     try:
         prompt = setting.template.render_text(before, add_generation_prompt=True, **options)
     except TemplateError as error:
-        raise no_prompt(index, error) from error
+        raise no_prompt(index, error.detail) from error
+    if not prompt:
+        raise no_prompt(index, "the template renders what comes before it as empty text")
     is_last = index == len(messages) - 1
     eos = setting.tokenizer.tokenizer.eos_token
     return derive_turn(

@@ -187,6 +187,10 @@ def _keep_origin(function: Callable[..., Any]) -> Callable[..., Any]:
     return traced_filter
 
 
+def _trim_filter(value: Any, chars: str | None = None) -> str:
+    return text_of(value).strip(chars)
+
+
 def _join_filter(value: Any, d: str = "", attribute: str | int | None = None) -> str:
     if attribute is not None:
         raise jinja2.TemplateError("lossmask cannot trace |join with an attribute")
@@ -228,4 +232,5 @@ _TRACED_FILTERS: dict[str, Callable[..., Any]] = {
     "format": _format_filter,
     "indent": _indent_filter,
     "safe": safe,
+    "trim": _trim_filter,
 }

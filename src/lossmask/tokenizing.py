@@ -193,8 +193,9 @@ def _offsets_of_bytes(text: str, lengths: Sequence[int]) -> Offsets:
     """Turn byte lengths of consecutive tokens into character intervals."""
     widths = [len(character.encode()) for character in text]
     character_of = np.repeat(np.arange(len(text), dtype=np.int32), widths)
-    ends = np.cumsum(lengths, dtype=np.int64)
-    starts = ends - lengths
+    token_widths = np.asarray(lengths, np.int64)
+    ends = np.cumsum(token_widths)
+    starts = ends - token_widths
     padded = np.append(character_of, np.int32(len(text)))
     last = np.where(ends > starts, padded[np.maximum(ends - 1, 0)] + 1, padded[starts])
     return np.stack([padded[starts], last], axis=1).astype(np.int32)
