@@ -225,7 +225,7 @@ class Oracle:
             return
         spelled = self.tokenizer.decode(generated, clean_up_tokenization_spaces=False)
         _require(
-            spelled.strip() == completion.strip(),
+            "".join(spelled.split()) == "".join(completion.split()),
             f"message {span.message_index}: the ids spell {spelled!r}, not {completion!r}",
         )
 

@@ -21,7 +21,6 @@ from lossmask.demo import (
     Question,
     accuracy,
     answers,
-    drawn,
     epochs_until_right,
     load_model,
     load_rows,
@@ -100,13 +99,6 @@ def test_the_arms_differ_in_labels_alone(encoder: Encoder) -> None:
     assert text == "repairs | urgent | phone<|im_end|>closed<|im_end|>"
 
 
-def test_the_drawing_sets_off_exactly_the_completions(encoder: Encoder) -> None:
-    [example] = encoder.encode(MAIL)
-    text = drawn(example)
-    marked = [text.plain[span.start : span.end] for span in text.spans]
-    assert marked == ["repairs | urgent | phone<|im_end|>", "closed<|im_end|>"]
-
-
 def test_answers_do_not_depend_on_what_else_is_asked(encoder: Encoder) -> None:
     asked = questions(load_rows(HELD_OUT_ROWS)[:6])
     model = load_model().train()
@@ -143,3 +135,4 @@ def test_the_short_demo_reports_what_it_measured(quick_result: tuple[DemoResult,
     assert result.completions.accuracies[-1] == sum(right) / len(right)
     assert "completions only" in output
     assert f"{result.completions.supervised_tokens:,}" in output
+    assert "Too short for the answers to be right" in output

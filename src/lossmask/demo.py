@@ -15,16 +15,14 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
+from rich.progress import Progress
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
@@ -36,6 +34,12 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from lossmask.demo_display import (
+    print_predictions,
+    print_prepared,
+    print_verdict,
+    progress_bars,
+)
 from lossmask.encoder import Encoder
 from lossmask.errors import InputError
 from lossmask.example import Example
@@ -128,6 +132,8 @@ class DemoResult:
     """Loss on every token."""
     predictions: tuple[Prediction, ...]
     """One per held-out prompt."""
+    target: float = RIGHT
+    """Share of right answers that `Arm.epochs_needed` counts up to."""
 
 
 def load_rows(path: Path) -> list[list[Message]]:
@@ -339,11 +345,17 @@ def train_arm(lesson: _Lesson, progress: Progress, *, completions_only: bool) ->
 
 
 def load_model() -> PreTrainedModel:
-    """Load the shipped model in float32, silently."""
+    """Load the shipped model in float32."""
+    return AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars of its own over those of the demo."""
     was_shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        return AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+        yield
     finally:
         if was_shown:
             transformers_logging.enable_progress_bar()
@@ -367,9 +379,9 @@ def run_demo(console: Console, *, seed: int = 0, quick: bool = False) -> DemoRes
     encoder = Encoder.from_pretrained(MODEL)
     rows = load_rows(TRAINING_ROWS)[: settings.rows]
     examples = [example for messages in rows for example in encoder.encode(messages)]
-    _print_prepared(console, rows, examples)
+    print_prepared(console, rows, examples)
     asked = questions(load_rows(HELD_OUT_ROWS)[: settings.held_out_rows])
-    with _progress(console) as progress:
+    with without_progress_bars(), progress_bars(console) as progress:
         task = progress.add_task("before", total=1, note=f"answering {len(asked)} held-out prompts")
         before = answers(load_model(), encoder.tokenizer, asked)
         progress.update(task, advance=1, note=f"{accuracy(before, asked):4.0%} right")
@@ -383,8 +395,8 @@ def run_demo(console: Console, *, seed: int = 0, quick: bool = False) -> DemoRes
         full_sequence=full_sequence,
         predictions=tuple(_predictions(lesson, completions, full_sequence)),
     )
-    _print_predictions(console, result)
-    _print_verdict(console, result)
+    print_predictions(console, result)
+    print_verdict(console, result)
     return result
 
 
@@ -395,65 +407,3 @@ def _predictions(lesson: _Lesson, completions: Arm, full_sequence: Arm) -> Itera
     for question, before, after, after_full in columns:
         prompt = question.messages[-1]["content"]
         yield Prediction(prompt, question.answer, before, after, after_full)
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description:<16}"),
-        BarColumn(bar_width=30),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        console=console,
-    )
-
-
-def drawn(example: Example) -> Text:
-    """Return the text of an example with what is in the loss set off from what is not."""
-    text = Text(example.text, style="dim")
-    for span in example.spans:
-        text.stylize("not dim bold black on green", span.start, span.end)
-    return text
-
-
-def _print_prepared(
-    console: Console, rows: Sequence[Sequence[Message]], examples: Sequence[Example]
-) -> None:
-    tokens = sum(map(len, examples))
-    supervised = sum(example.supervised_count for example in examples)
-    console.print(
-        f"{len(rows)} conversations: {tokens:,} tokens, {supervised:,} of them "
-        f"({supervised / tokens:.1%}) are what the model has to generate."
-    )
-    longest = max(examples[:20], key=lambda example: len(example.spans))
-    console.print(Panel(drawn(longest), title="one example; green is in the loss", expand=False))
-
-
-def _print_predictions(console: Console, result: DemoResult, count: int = 4) -> None:
-    table = Table(title="held-out prompts", show_lines=True)
-    for header in ("prompt", "right answer", "before", "completions only", "full sequence"):
-        table.add_column(header)
-    for prediction in result.predictions[:count]:
-        after = (prediction.after_completions, prediction.after_full_sequence)
-        table.add_row(
-            Text(prediction.prompt),
-            Text(prediction.expected),
-            Text(prediction.before),
-            *(Text(text, "green" if text == prediction.expected else "red") for text in after),
-        )
-    console.print(table)
-
-
-def _print_verdict(console: Console, result: DemoResult) -> None:
-    table = Table(title=f"held-out answers that are exactly right (target {RIGHT:.0%})")
-    for header in ("loss on", "tokens in the loss", "epochs needed", "after each epoch", "seconds"):
-        table.add_column(header)
-    for arm in (result.completions, result.full_sequence):
-        most = len(arm.accuracies) - 1
-        table.add_row(
-            arm.name,
-            f"{arm.supervised_tokens:,}",
-            str(arm.epochs_needed) if arm.epochs_needed is not None else f"more than {most}",
-            " ".join(f"{share:.0%}" for share in arm.accuracies),
-            f"{arm.seconds:.0f}",
-        )
-    console.print(table)

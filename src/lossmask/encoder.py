@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from lossmask.errors import InputError, LossmaskError, TemplateError, TokenizerError
@@ -101,6 +102,23 @@ class Encoder:
         """Return the source of the template in use."""
         return self._setting.template.source(tools)
 
+    def fingerprint(self) -> str:
+        """Return a hash of all that decides over the result: tokenizer, template, policy, stops."""
+        setting = self._setting
+        templates = self.tokenizer.chat_template
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        parts = {
+            "tokenizer": backend.to_str() if backend else repr(sorted(self.tokenizer.get_vocab())),
+            "added": {i: repr(t) for i, t in self.tokenizer.added_tokens_decoder.items()},
+            "special": self.tokenizer.special_tokens_map,
+            "template": [setting.template.given, templates],
+            "policy": self.policy.to_mapping(),
+            "stops": sorted(setting.stop_ids),
+            "variables": setting.template_variables,
+        }
+        text = json.dumps(parts, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def encode(
         self, messages: Sequence[Message], tools: Sequence[Any] | None = None
     ) -> list[Example]:
@@ -142,6 +160,8 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         TokenizerError: The path does not exist or holds no tokenizer.
     """
+    from transformers import AutoTokenizer  # importing it loads torch where torch is installed
+
     name = str(path)
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_local and not Path(name).expanduser().exists():

@@ -115,7 +115,7 @@ class ChatTemplate:
                 reason="no_jinja_template",
             )
         self.tokenizer = tokenizer
-        self._given = chat_template
+        self.given = chat_template
         self._compiled: dict[str, tuple[TracingEnvironment, Any]] = {}
         if chat_template is None and not tokenizer.chat_template:
             raise TemplateError(
@@ -127,7 +127,7 @@ class ChatTemplate:
     def source(self, tools: Sequence[Any] | None = None) -> str:
         """Return the template source used with these tools, as transformers picks it."""
         try:
-            source: str = self.tokenizer.get_chat_template(self._given, tools)
+            source: str = self.tokenizer.get_chat_template(self.given, tools)
         except ValueError as error:
             raise TemplateError(str(error), reason="no_chat_template") from error
         return source
@@ -149,7 +149,7 @@ class ChatTemplate:
             text: str = self.tokenizer.apply_chat_template(
                 list(messages),
                 tools=tools,
-                chat_template=self._given,
+                chat_template=self.given,
                 add_generation_prompt=add_generation_prompt,
                 tokenize=False,
                 **(template_variables or {}),

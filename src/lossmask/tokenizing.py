@@ -25,6 +25,9 @@ Offsets = npt.NDArray[np.int32]
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _WORD_MARK = "▁"
+_SPACE = re.compile(  # UTF-8 of Unicode's White_Space, what Rust's char::is_whitespace strips
+    rb"(?:[\t-\r ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80)*"
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +59,9 @@ class TextTokenizer:
         self._added = {
             token_id: str(token) for token_id, token in tokenizer.added_tokens_decoder.items()
         }
+        added = tokenizer.added_tokens_decoder
+        self._eats_before = {token_id for token_id, token in added.items() if token.lstrip}
+        self._eats_after = {token_id for token_id, token in added.items() if token.rstrip}
         self._is_byte_level = _is_byte_level(tokenizer)
         self._byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
         self._bytes: dict[int, bytes | None] = {}
@@ -134,17 +140,36 @@ class TextTokenizer:
 
     def _offsets_from_bytes(self, text: str, ids: Ids) -> Offsets | None:
         """Rebuild offsets from token bytes, or return None if those do not spell the text."""
-        pieces = [self._token_bytes(token_id) for token_id in ids.tolist()]
-        if any(piece is None for piece in pieces):
-            return None
-        spelled = b"".join(piece for piece in pieces if piece is not None)
-        lengths = [len(piece) for piece in pieces if piece is not None]
+        pieces: list[bytes] = []
+        for token_id in ids.tolist():
+            piece = self._token_bytes(token_id)
+            if piece is None:
+                return None
+            pieces.append(piece)
         try:
-            if spelled == text.encode():
-                return _offsets_of_bytes(text, lengths)
+            data = text.encode()
         except UnicodeEncodeError:  # a lone surrogate: no tokenizer can spell it
             return None
+        pieces = self._with_eaten_space(data, ids, pieces)
+        spelled, lengths = b"".join(pieces), [len(piece) for piece in pieces]
+        if spelled == data:
+            return _offsets_of_bytes(text, lengths)
         return self._offsets_under_nfc(text, spelled, lengths)
+
+    def _with_eaten_space(self, data: bytes, ids: Ids, pieces: list[bytes]) -> list[bytes]:
+        """Give added tokens that swallow white space (``lstrip``, ``rstrip``) what they swallowed."""
+        eaters = self._eats_before | self._eats_after
+        if not eaters or eaters.isdisjoint(ids.tolist()):
+            return pieces
+        whole, at = [], 0
+        for token_id, piece in zip(ids.tolist(), pieces, strict=True):
+            start = _SPACE.match(data, at).end() if token_id in self._eats_before else at  # type: ignore[union-attr]
+            end = start + len(piece)
+            if token_id in self._eats_after:
+                end = _SPACE.match(data, end).end()  # type: ignore[union-attr]
+            whole.append(data[at:start] + piece + data[start + len(piece) : end])
+            at = end
+        return whole
 
     def _offsets_under_nfc(self, text: str, spelled: bytes, lengths: list[int]) -> Offsets | None:
         """Map offsets in NFC text back to the text given, segment by segment."""
@@ -191,8 +216,8 @@ def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def _offsets_of_bytes(text: str, lengths: Sequence[int]) -> Offsets:
     """Turn byte lengths of consecutive tokens into character intervals."""
-    widths = [len(character.encode()) for character in text]
-    character_of = np.repeat(np.arange(len(text), dtype=np.int32), widths)
+    data = np.frombuffer(text.encode(), np.uint8)
+    character_of = np.cumsum((data & 0xC0) != 0x80, dtype=np.int32) - np.int32(1)
     token_widths = np.asarray(lengths, np.int64)
     ends = np.cumsum(token_widths)
     starts = ends - token_widths

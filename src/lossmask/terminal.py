@@ -1,0 +1,189 @@
+"""Examples and summaries for a person at a terminal.
+
+In: examples, outcomes, counts. Out: rich renderables; nothing is printed here. Supervised text is
+green, a stop token is reversed, everything else dim. Without colour, supervised runs stand between
+``⟦`` and ``⟧``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from lossmask.data_files import RawRow
+from lossmask.example import Example, Span
+from lossmask.outcome import Rejection
+from lossmask.preparing import Counts
+
+_TRAINED = ("bold black on green", "bold black on bright_green")
+_STOP = "bold white on red"
+_OUT = ("dim", "dim italic")
+_MARGIN = 12
+_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32)} | {0x7F: 0x2421}
+
+FINDING_HELP = {
+    "no_stop_token": "no known stop token ends the turn; name the right one with --stop",
+    "generation_prompt_mismatch": "the finished turn repeats only a part of the generation prompt",
+    "context_differs": "the example is the prompt as inference sees it, then the completion",
+    "boundary_straddle": "prompt and completion are tokenized apart, as inference does",
+    "content_dropped": "the template left out text of an assistant message: not trained",
+    "nothing_generated": "the template writes nothing for an assistant message: not trained",
+    "no_prompt": "no prompt leads to an assistant message: not trained",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Text of one or more tokens that share characters, and how it counts."""
+
+    text: str
+    message_index: int
+    is_trained: bool
+    is_stop: bool
+
+
+def show_example(
+    example: Example, messages: Sequence[Any], *, number: int, total: int, colour: bool
+) -> RenderableType:
+    """Draw one example line by line: what is trained, what is not, where each turn stops.
+
+    Args:
+        example: The example.
+        messages: The conversation, for the roles in the margin.
+        number: 1-based number among the examples of the row.
+        total: Examples of the row.
+        colour: False marks supervised runs with brackets instead.
+    """
+    share = example.supervised_count / len(example)
+    title = (
+        f"example {number} of {total}: {len(example)} tokens, "
+        f"{example.supervised_count} supervised ({share:.1%})"
+    )
+    lines = [_draw_line(line, messages, colour) for line in _lines(list(_pieces(example)))]
+    body = Text("\n", overflow="fold", no_wrap=False).join(lines)
+    return Group(Rule(title, align="left"), body, Text(), _turn_table(example, messages))
+
+
+def _pieces(example: Example) -> Iterator[_Piece]:
+    """Merge tokens that share a character, so that it is drawn once and whole."""
+    stops = {span.token_end - 1 for span in example.spans if span.stop is not None}
+    mask, position, count = example.loss_mask, 0, len(example)
+    while position < count:
+        start, end = (int(at) for at in example.offsets[position])
+        last = position
+        while last + 1 < count and int(example.offsets[last + 1, 0]) < end:
+            last += 1
+            end = max(end, int(example.offsets[last, 1]))
+        yield _Piece(
+            example.text[start:end],
+            int(example.message_index[position]),
+            bool(mask[position]),
+            not stops.isdisjoint(range(position, last + 1)),
+        )
+        position = last + 1
+
+
+def _lines(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
+    line: list[_Piece] = []
+    for piece in pieces:
+        line.append(piece)
+        if "\n" in piece.text:
+            yield line
+            line = []
+    if line:
+        yield line
+
+
+def _draw_line(line: Sequence[_Piece], messages: Sequence[Any], colour: bool) -> Text:
+    owner = next((piece.message_index for piece in line if piece.message_index >= 0), None)
+    margin = "" if owner is None else f"{owner} {messages[owner]['role']}"
+    drawn, inside = Text(f"{margin:>{_MARGIN}} │ ", "cyan"), False
+    for number, piece in enumerate(line):
+        if not colour and piece.is_trained != inside:
+            drawn.append("⟦" if piece.is_trained else "⟧")
+            inside = piece.is_trained
+        style = _TRAINED[number % 2] if piece.is_trained else _OUT[number % 2]
+        drawn.append(visible(piece.text), _STOP if piece.is_stop else style)
+    if inside:
+        drawn.append("⟧")
+    return drawn
+
+
+def visible(text: str) -> str:
+    """Make white space and control characters visible; nothing can steer the terminal."""
+    shown = text.replace("\n", "⏎").replace("\t", "⇥").translate(_CONTROL_PICTURES)
+    return "".join(c if c.isprintable() or c == "\u200d" else f"\\u{ord(c):04x}" for c in shown)
+
+
+def _turn_table(example: Example, messages: Sequence[Any]) -> Table:
+    table = Table("message", "role", "trained tokens", "stop token", "supervised text", expand=True)
+    spans: dict[int, Span] = {span.message_index: span for span in example.spans}
+    shown = max(max(spans), int(example.message_index.max()))
+    for index, message in enumerate(messages[: shown + 1]):
+        if span := spans.get(index):
+            text = example.text[span.start : span.end]
+            stop = Text(visible(span.stop), _STOP) if span.stop else Text("none", "yellow")
+            count = Text(str(span.token_end - span.token_start), "green")
+            table.add_row(str(index), message["role"], count, stop, Text(_shortened(text)))
+        else:
+            table.add_row(str(index), message["role"], "-", "", "", style="dim")
+    for finding in example.findings:
+        table.caption = f"{table.caption or ''}\n{finding.kind}: {finding.detail}".strip()
+    table.caption_justify = "left"
+    return table
+
+
+def _shortened(text: str, width: int = 60) -> str:
+    shown = visible(text)
+    return shown if len(shown) <= width else f"{shown[: width // 2]} … {shown[-width // 2 :]}"
+
+
+def show_rejection(raw: RawRow, rejection: Rejection) -> RenderableType:
+    """Draw why a row cannot be encoded."""
+    where = "" if rejection.message_index is None else f", message {rejection.message_index}"
+    return Panel(
+        Text(rejection.detail),
+        title=f"{raw.place}{where}: {rejection.reason}",
+        title_align="left",
+        border_style="red",
+    )
+
+
+def summary(counts: Counts, output: str) -> RenderableType:
+    """Account for every row of a ``prepare`` run."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right")
+    table.add_column()
+    share = counts.supervised_tokens / counts.tokens if counts.tokens else 0.0
+    table.add_row(f"[bold]{counts.rows_in:,}", "rows in")
+    table.add_row(f"[green]{counts.rows_kept:,}", "kept")
+    table.add_row(f"[red]{counts.rows_rejected:,}", f"rejected{_see_rejected(counts, output)}")
+    for reason, count in counts.rejections.most_common():
+        table.add_row(f"[dim]{count:,}", f"[dim]  {reason}")
+    table.add_row(f"[bold]{counts.examples:,}", f"examples{_expansion(counts)}")
+    table.add_row(f"[bold]{counts.tokens:,}", "tokens")
+    table.add_row(f"[green]{counts.supervised_tokens:,}", f"supervised tokens ({share:.1%})")
+    for kind, count in counts.findings.most_common():
+        table.add_row(f"[yellow]{count:,}", f"{kind}: {FINDING_HELP.get(kind, '')}")
+    return Panel(table, title=f"prepared in {output}", title_align="left", border_style="green")
+
+
+def _see_rejected(counts: Counts, output: str) -> str:
+    return f": see {output}/rejected.jsonl" if counts.rows_rejected else ""
+
+
+def _expansion(counts: Counts) -> str:
+    more = counts.examples - counts.rows_kept
+    if not more:
+        return ""
+    return (
+        f", {more:,} more than rows: the template rewrites earlier turns, and each is trained as it "
+        "was generated (--history last for one example a row)"
+    )

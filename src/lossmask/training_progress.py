@@ -1,0 +1,42 @@
+"""A rich progress bar for ``transformers.Trainer``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.progress import Progress
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class RichProgress(TrainerCallback):
+    """Advance a progress bar at each update and show what was logged last.
+
+    Args:
+        progress: A bar with a column that shows ``task.fields["logged"]``.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("train", total=None, logged="")
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Learn the number of updates."""
+        self._progress.update(self._task, total=state.max_steps, completed=state.global_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Advance."""
+        self._progress.update(self._task, completed=state.global_step)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Show loss, or evaluation loss and accuracy."""
+        logs = kwargs.get("logs") or {}
+        shown = ("loss", "eval_loss", "eval_token_accuracy", "eval_stop_accuracy")
+        parts = [f"{name} {logs[name]:.3f}" for name in shown if name in logs]
+        if parts:
+            self._progress.update(self._task, logged="  ".join(parts))
