@@ -21,11 +21,10 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lossmask import Encoder
 from tests import corpus
 from tests.parity import Case, check
 from tests.scenarios import SCENARIOS, Scenario
-
-from lossmask import Encoder
 
 
 def cases_of(template: str) -> list[tuple[str, str, Case]]:

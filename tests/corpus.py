@@ -1,7 +1,7 @@
 """The corpus of published templates, tokenizers and data sets, where the machine has it.
 
-It lies in ``../shared/corpus`` beside the repository, or where ``LOSSMASK_CORPUS`` says. Tests that use
-it are skipped without it.
+It lies in ``../shared/corpus`` beside the repository, or where ``LOSSMASK_CORPUS`` says. Tests
+that use it are skipped without it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import pytest
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 
 ROOT = Path(
-    os.environ.get("LOSSMASK_CORPUS")
-    or Path(__file__).resolve().parents[2] / "shared" / "corpus"
+    os.environ.get("LOSSMASK_CORPUS") or Path(__file__).resolve().parents[2] / "shared" / "corpus"
 )
 needs_corpus = pytest.mark.skipif(
     not ROOT.is_dir(), reason=f"no corpus at {ROOT}; set LOSSMASK_CORPUS to its folder"

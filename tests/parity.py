@@ -1,6 +1,6 @@
-"""The oracle: is an example what inference would have? Told by transformers and the tokenizer alone.
+"""The oracle: is an example what inference would have?
 
-Nothing here calls lossmask's rendering or alignment; prompts and full texts come from
+Told by transformers and the tokenizer alone. Nothing here calls lossmask's rendering or alignment; prompts and full texts come from
 ``apply_chat_template``, ids from the tokenizer. ``check`` encodes one conversation and compares.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from os.path import commonprefix
+from os.path import commonpath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,7 +125,7 @@ class Oracle:
             _require(kind == "no_prompt", f"message {index}: an empty prompt, but {kind}")
             return
         full = self.render(index + 1, prompt=False)
-        rest = full[len(commonprefix([prompt, full])) :]
+        rest = full[len(commonpath([prompt, full])) :]
         if kind == "nothing_generated":
             _require(not rest.strip(), f"message {index}: {rest!r} was left out")
             return
@@ -177,9 +177,7 @@ class Oracle:
         """Require the longest common prefix, but for what would end inside a tag."""
         _require(prompt.startswith(before) and full.startswith(before), "not a common prefix")
         at = len(before)
-        longest = next(
-            k for k in range(len(prompt) + 1) if prompt[k : k + 1] != full[k : k + 1]
-        )
+        longest = next(k for k in range(len(prompt) + 1) if prompt[k : k + 1] != full[k : k + 1])
         if at == longest:
             return
         inside = any(

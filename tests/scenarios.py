@@ -1,6 +1,7 @@
 """Conversations that the whole suite is tried on: one per thing that templates treat differently.
 
-Every message holds a word of its own, ``Q0``, ``A1``, …, so that a test can tell whose text it sees.
+Every message holds a word of its own, ``Q0``, ``A1``, …, so that a test can tell whose text it
+sees.
 """
 
 from __future__ import annotations
@@ -123,22 +124,35 @@ SCENARIOS = [
     Scenario("ends-with-user", [user("Q0 a?"), assistant("A1 b."), user("Q2 unanswered")]),
     Scenario(
         "system-in-the-middle",
-        [user("Q0 a?"), assistant("A1 b."), system("S2 new rule"), user("Q3 c?"), assistant("A4 d.")],
+        [
+            user("Q0 a?"),
+            assistant("A1 b."),
+            system("S2 new rule"),
+            user("Q3 c?"),
+            assistant("A4 d."),
+        ],
     ),
     Scenario("empty-answer", _two_turns("", "A3 ok.")),
-    Scenario("null-content", [user("Q0 a?"), assistant(None, tool_calls=[call("weather", {"city": "A1"})])], [WEATHER]),
+    Scenario(
+        "null-content",
+        [user("Q0 a?"), assistant(None, tool_calls=[call("weather", {"city": "A1"})])],
+        [WEATHER],
+    ),
     Scenario(
         "content-parts",
         [user([{"type": "text", "text": "Q0 a?"}]), assistant([{"type": "text", "text": "A1 b."}])],
     ),
     Scenario("leading-space", _two_turns("  A1 indented", "\n\nA3 below")),
     Scenario("trailing-space", _two_turns("A1 done   ", "A3 done\n\n")),
-    Scenario("echo", [user("same words"), assistant("same words"), user("same words"), assistant("same words")]),
+    Scenario(
+        "echo",
+        [user("same words"), assistant("same words"), user("same words"), assistant("same words")],
+    ),
     Scenario("emoji-ends", _two_turns("👍🏽 A1 👨‍👩‍👧", "🏴󠁧󠁢󠁥󠁮󠁧󠁿 A3 𒀀")),
     Scenario("rare-cjk", _two_turns("你好 A1 龘", "𠮷 A3 世界。")),
     Scenario("decomposed-accents", _two_turns("A1 café", "e\u0301 A3 na\u0308ive")),
     Scenario("right-to-left", _two_turns("שלום A1 123", "مرحبا A3 بالعالم")),
-    Scenario("code", _two_turns("```python\nif A1:\n\treturn {\"a\": [1]}\n```", '{"A3": "x\\n"}')),
+    Scenario("code", _two_turns('```python\nif A1:\n\treturn {"a": [1]}\n```', '{"A3": "x\\n"}')),
     Scenario("markup", _two_turns("<b>A1</b> &amp; 'q' \"d\"", "1 < A3 && 3 > 2 {{ x }} {% y %}")),
     Scenario("long", _two_turns("A1 " + "word " * 400, "A3 " + "x" * 600)),
 ]

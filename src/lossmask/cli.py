@@ -42,13 +42,16 @@ app = typer.Typer(
 
 Data = Annotated[
     list[Path],
-    typer.Argument(help="JSON Lines files, one conversation a line: {\"messages\": [...]}.", show_default=False),
+    typer.Argument(
+        help='JSON Lines files, one conversation a line: {"messages": [...]}.', show_default=False
+    ),
 ]
 TokenizerOption = Annotated[
     str, typer.Option("--tokenizer", "-t", help="Tokenizer folder or hub id.", show_default=False)
 ]
 TemplateOption = Annotated[
-    str | None, typer.Option("--chat-template", help="File of a Jinja chat template to use instead.")
+    str | None,
+    typer.Option("--chat-template", help="File of a Jinja chat template to use instead."),
 ]
 StopOption = Annotated[
     list[str] | None,
@@ -58,9 +61,7 @@ VariableOption = Annotated[
     list[str] | None,
     typer.Option("--template-var", help="NAME=JSON for the template, as enable_thinking=false."),
 ]
-TrainOnOption = Annotated[
-    str, typer.Option("--train-on", help="all_assistant or last_assistant.")
-]
+TrainOnOption = Annotated[str, typer.Option("--train-on", help="all_assistant or last_assistant.")]
 HistoryOption = Annotated[
     str,
     typer.Option(
@@ -127,8 +128,8 @@ def prepare_command(
 ) -> None:
     """Encode conversations into Parquet shards, a manifest, and rejected.jsonl.
 
-    Every row is accounted for: rows in = kept + rejected. A run that was killed is continued by the same
-    command. Exit code 1 if no row was kept.
+    Every row is accounted for: rows in = kept + rejected. A run that was killed is continued by
+    the same command. Exit code 1 if no row was kept.
     """
     source = _source(
         tokenizer, chat_template, stop, template_var, train_on, history, control_tokens
@@ -203,7 +204,9 @@ def show_command(
     "train", epilog="Example: lossmask train prepared --model Qwen/Qwen3-0.6B -o tuned --lora"
 )
 def train_command(
-    prepared: Annotated[Path, typer.Argument(help="Folder that `prepare` wrote.", show_default=False)],
+    prepared: Annotated[
+        Path, typer.Argument(help="Folder that `prepare` wrote.", show_default=False)
+    ],
     model: Annotated[
         str, typer.Option("--model", "-m", help="Model folder or hub id.", show_default=False)
     ],
@@ -229,10 +232,15 @@ def train_command(
     ] = False,
     argument: Annotated[
         list[str] | None,
-        typer.Option("--arg", help="NAME=JSON of transformers.TrainingArguments, as save_steps=50."),
+        typer.Option(
+            "--arg", help="NAME=JSON of transformers.TrainingArguments, as save_steps=50."
+        ),
     ] = None,
 ) -> None:
-    """Fine-tune a model on a prepared folder with transformers.Trainer: loss on supervised tokens only."""
+    """Fine-tune a model on a prepared folder with transformers.Trainer.
+
+    The loss falls on supervised tokens only. Checkpoints allow --resume.
+    """
     with _needs_train_extra():
         from lossmask.training import LoraSettings, train
         from lossmask.training_progress import RichProgress
@@ -269,17 +277,18 @@ def train_command(
 def demo_command(
     seed: Annotated[int, typer.Option(help="Seed of the order of the data.")] = 0,
 ) -> None:
-    """Fine-tune the embedded model two ways and see what masking does (about two minutes, no network).
+    """Fine-tune the embedded model two ways and see what masking does.
 
-    Prepares conversations that come with lossmask, shows one, trains on completions only and on the
-    full sequence, and prints what the model answers to held-out prompts before and after.
+    Takes about two minutes and no network. Prepares conversations that come with lossmask, shows
+    one, trains on completions only and on the full sequence, and prints what the model answers to
+    held-out prompts before and after.
     """
     with _needs_train_extra():
         from lossmask.demo import run_demo
     run_demo(Console(), seed=seed)
 
 
-class _needs_train_extra:  # noqa: N801  (reads as a statement where it is used)
+class _needs_train_extra:
     """Say how to install torch where it is missing."""
 
     def __enter__(self) -> None:

@@ -7,8 +7,8 @@ For the assistant message ``i`` of a conversation ``m``::
     completion(i) = full(i) minus prompt(i), up to and including the first stop token after the last
                     character that message i contributed
 
-In: a conversation and its template. Out: one :class:`Turn`, or a :class:`ParityError` that says why the
-completion cannot be told. Everything here is characters; ``turn_tokens`` goes on with ids.
+In: a conversation and its template. Out: one :class:`Turn`, or a :class:`ParityError` that says
+why the completion cannot be told. Everything here is characters; ``turn_tokens`` goes on with ids.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from os.path import commonprefix
+from os.path import commonpath
 
 import numpy as np
 
@@ -27,7 +27,8 @@ from lossmask.rendering import Leaf, Message, Rendering
 from lossmask.traced_text import Origins
 
 NOTHING_TO_TRAIN = frozenset({"no_prompt", "nothing_generated", "content_dropped"})
-"""Reasons for which one turn stays out of the loss: there is no completion a model could be asked for.
+"""Reasons for which one turn stays out of the loss: there is no completion a model could be asked
+for.
 Any other :class:`ParityError` means that there is one and it cannot be told: the row is refused."""
 
 _TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")
@@ -41,10 +42,10 @@ _THINK_PAIRS = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turn:
-    """One assistant message as inference would have it.
+    r"""One assistant message as inference would have it.
 
-    ``text[:prompt_end]`` is the prompt, ``text[prompt_end:completion_end]`` the completion, the rest
-    scaffolding::
+    ``text[:prompt_end]`` is the prompt, ``text[prompt_end:completion_end]`` the completion, the
+    rest scaffolding::
 
         <|user|>Hi<|assistant|>Hello<|end|>\\n
         prompt-----------------|completion-|
@@ -131,8 +132,8 @@ def _reconcile(
 ) -> tuple[str, Origins, int, tuple[Finding, ...]]:
     """Find the border where the full rendering does not begin with the prompt.
 
-    Both renderings are cut where the messages before ``index`` end. What follows in the prompt is the
-    generation prompt; what follows in the full rendering, up to the first character of the
+    Both renderings are cut where the messages before ``index`` end. What follows in the prompt is
+    the generation prompt; what follows in the full rendering, up to the first character of the
     answer, is the ``header``. If only these two differ, their common prefix is the prompt's. If
     the context differs, the example is the prompt followed by what comes after the generation
     prompt in the full rendering, which must have it whole.
@@ -173,9 +174,7 @@ def _reconcile(
     )
 
 
-def _ends_of_context(
-    index: int, prompt: Rendering, full: Rendering, first: int
-) -> tuple[int, int]:
+def _ends_of_context(index: int, prompt: Rendering, full: Rendering, first: int) -> tuple[int, int]:
     """Return where the messages before ``index`` end in the prompt and in the full rendering.
 
     Told by the turn marks; where the template has no loop over messages, by the last character
@@ -214,7 +213,7 @@ def _same_character(a: Rendering, a_end: int, b: Rendering, b_end: int) -> bool:
 
 def _common_prefix(a: str, b: str, added_tokens: Sequence[str]) -> int:
     """Return the length of the common prefix, cut back so as not to end inside a control token."""
-    common = len(commonprefix([a, b]))
+    common = len(commonpath([a, b]))
     tokens = "|".join(re.escape(token) for token in added_tokens if token)
     shapes = [_TAG] if not tokens else [_TAG, re.compile(tokens)]
     for text in (a, b):
@@ -270,8 +269,8 @@ def _check_written(
     missing = [path for path in _visible_paths(message) if path not in shown]
     if missing:
         raise ParityError(
-            f"the template did not render {', '.join(map(repr, missing))} of this message: training "
-            "on what is left would teach an answer that nobody gave",
+            f"the template did not render {', '.join(map(repr, missing))} of this message: "
+            "training on what is left would teach an answer that nobody gave",
             reason="content_dropped",
             message_index=index,
         )

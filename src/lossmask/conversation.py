@@ -38,9 +38,7 @@ class Conversation:
         """Indices of the assistant messages whose weight is not zero."""
         return tuple(
             index
-            for index, (message, weight) in enumerate(
-                zip(self.messages, self.weights, strict=True)
-            )
+            for index, (message, weight) in enumerate(zip(self.messages, self.weights, strict=True))
             if message["role"] == "assistant" and weight
         )
 
@@ -49,7 +47,8 @@ def read_conversation(messages: object, tools: object = None) -> Conversation:
     """Check messages and tools.
 
     Args:
-        messages: A non-empty list of mappings with a known ``role`` and a ``content`` that is a string,
+        messages: A non-empty list of mappings with a known ``role`` and a ``content`` that is a
+        string,
             a list of parts, or absent where there are ``tool_calls`` or reasoning. ``train``
             (bool) and ``weight`` (float >= 0) set the loss of one message.
         tools: A list of schemas, the same as a JSON string, or None.

@@ -1,7 +1,7 @@
-"""Files -> rows, each with its place: JSON Lines, cut at ``\\n`` only.
+r"""Files -> rows, each with its place: JSON Lines, cut at ``\\n`` only.
 
-In: paths. Out: :class:`RawRow` s. Nothing is dropped here: a line that is not JSON is a row too, and ends
-as a rejection that holds its text.
+In: paths. Out: :class:`RawRow` s. Nothing is dropped here: a line that is not JSON is a row too,
+and ends as a rejection that holds its text.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ class Encoder:
         template_variables: Further variables for the template (``{"enable_thinking": False}``).
 
     Raises:
-        TokenizerError: Not a tokenizer that renders Jinja templates, or a stop token it does not have.
-        TemplateError: There is no chat template.
+        TokenizerError: Not a tokenizer that renders Jinja templates, or a stop token it does not
+        have. TemplateError: There is no chat template.
 
     Example:
         >>> from lossmask import Encoder
@@ -125,7 +125,8 @@ class Encoder:
         """Encode one conversation.
 
         Args:
-            messages: In the OpenAI / Hugging Face chat format; ``train`` (bool) or ``weight`` (float)
+            messages: In the OpenAI / Hugging Face chat format; ``train`` (bool) or ``weight``
+            (float)
                 on a message set its loss.
             tools: Tool schemas for the template.
 
@@ -138,7 +139,7 @@ class Encoder:
         return encode_conversation(messages, tools, self._setting)
 
     def encode_row(self, row: Mapping[str, Any]) -> Outcome:
-        """Encode one row of data, ``{"messages": [...], "tools": [...]}``; never raises on bad data."""
+        """Encode one row, ``{"messages": [...], "tools": [...]}``; never raises on bad data."""
         try:
             if "messages" not in row:
                 raise InputError(
@@ -170,8 +171,8 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(Path(name).expanduser() if looks_local else name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise TokenizerError(
-            f"cannot load a tokenizer from {name!r}: {str(error).splitlines()[0]}; expected a folder "
-            "with tokenizer.json or a hub id"
+            f"cannot load a tokenizer from {name!r}: {str(error).splitlines()[0]}; expected a "
+            "folder with tokenizer.json or a hub id"
         ) from error
 
 
@@ -193,15 +194,15 @@ def _stop_ids(
     tokenizer: PreTrainedTokenizerBase, stop_tokens: Sequence[str | int]
 ) -> frozenset[int]:
     ids = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
-    vocabulary = tokenizer.get_vocab() if stop_tokens else {}
+    vocabulary: dict[str, int] = tokenizer.get_vocab() if stop_tokens else {}
     known_ids = set(vocabulary.values())
     for stop in stop_tokens:
         token_id = vocabulary.get(stop) if isinstance(stop, str) else stop
-        if token_id not in known_ids:
+        if token_id is None or token_id not in known_ids:
             raise TokenizerError(
                 f"the stop token {stop!r} is not a token of this tokenizer", reason="unknown_stop"
             )
-        ids.add(int(token_id))
+        ids.add(token_id)
     return frozenset(ids)
 
 

@@ -5,11 +5,11 @@ Tree::
     LossmaskError
     ├── InputError(ValueError)          the user's data: file, line, key
     │   └── ConversationError           one message or the conversation as a whole
-    ├── TemplateError(ValueError)       the chat template: missing, broken, or raised while rendering
-    ├── TokenizerError(ValueError)      the tokenizer: missing, not loadable, offsets that do not fit
+    ├── TemplateError(ValueError)       the chat template: missing, broken, or it raised
+    ├── TokenizerError(ValueError)      the tokenizer: missing, not loadable, unusable offsets
     ├── ParityError(ValueError)         the exact mask cannot be derived; never guessed
     ├── PolicyError(ValueError)         an unknown key or value in a policy
-    └── PreparedDataError(ValueError)   a prepared folder that is missing, unfinished or does not fit
+    └── PreparedDataError(ValueError)   a prepared folder that is missing, unfinished or unfit
 
 Each names what happened, where, what was expected, and what to do. The ``reason`` is a short stable
 slug (``content_dropped``) that summaries count by.

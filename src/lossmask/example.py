@@ -1,7 +1,7 @@
 """The product: ids, and for each of them whether and how much it counts.
 
-``Example`` has one writer for the loss: ``loss_weights``. Labels and mask are derived from it, so the
-three cannot disagree.
+``Example`` has one writer for the loss: ``loss_weights``. Labels and mask are derived from it, so
+the three cannot disagree.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """One training example of n tokens.
+    r"""One training example of n tokens.
 
     Draws as (``^`` = in the loss)::
 

@@ -216,4 +216,6 @@ def _message_of_tokens(turn: Turn, tokens: Tokens) -> npt.NDArray[np.int32]:
     padded_next = np.append(following, len(written))
     padded_message = np.append(written, np.int32(-1))
     first = padded_next[tokens.offsets[:, 0]]
-    return np.where(first < tokens.offsets[:, 1], padded_message[first], np.int32(-1))
+    message: npt.NDArray[np.int32] = padded_message[first]
+    message[first >= tokens.offsets[:, 1]] = -1
+    return message

@@ -2,13 +2,14 @@
 
 ::
 
-    OUT/part-00000.parquet   examples of input rows 0..999: row, input_ids, labels, loss_weights, message_index
+    OUT/part-00000.parquet   examples of input rows 0..999, columns: row, input_ids, labels,
+                             loss_weights, message_index
     OUT/part-00001.parquet   …
     OUT/rejected.jsonl       every row that was not kept: place, reason, the row itself
     OUT/manifest.json        written last: counts, tokenizer, template, policy, fingerprint
 
-Rows are cut into chunks of fixed size, so the result does not depend on the number of processes. A chunk
-is finished when its record lies in ``OUT/unfinished``; started again after a kill, the same
+Rows are cut into chunks of fixed size, so the result does not depend on the number of processes. A
+chunk is finished when its record lies in ``OUT/unfinished``; started again after a kill, the same
 command goes on with the chunks that have none.
 """
 
@@ -48,7 +49,7 @@ class EncoderSource:
     """How to make the encoder, in this process or another one."""
 
     tokenizer: str
-    policy: Policy = Policy()
+    policy: Policy = field(default_factory=Policy)
     chat_template: str | None = None
     stop_tokens: tuple[str, ...] = ()
     template_variables: tuple[tuple[str, Any], ...] = ()
@@ -316,8 +317,8 @@ def _claim(output: Path, fingerprint: str, overwrite: bool) -> Counts | None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         if not overwrite:
             raise PreparedDataError(
-                f"{output} is not empty and was not prepared from this data, tokenizer, template and "
-                "policy: choose another folder, or replace it with --overwrite",
+                f"{output} is not empty and was not prepared from this data, tokenizer, template "
+                "and policy: choose another folder, or replace it with --overwrite",
                 reason="output_exists",
             )
         _remove_prepared(output)

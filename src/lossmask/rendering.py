@@ -1,8 +1,8 @@
 """Conversation -> text, with the message and field behind every character.
 
 In: messages (and tools) as ``tokenizer.apply_chat_template`` takes them. Out: a :class:`Rendering`,
-whose text is byte-identical to what ``apply_chat_template(tokenize=False)`` returns; anything else is
-an error.
+whose text is byte-identical to what ``apply_chat_template(tokenize=False)`` returns; anything else
+is an error.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from jinja2 import TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _alias_reasoning_fields, _plain_template_data
 
@@ -120,9 +121,11 @@ class ChatTemplate:
         if chat_template is None and not tokenizer.chat_template:
             raise TemplateError(
                 f"the tokenizer {tokenizer.name_or_path!r} has no chat template: pass one with "
-                "chat_template= (--chat-template FILE), or use the instruction-tuned model's tokenizer",
+                "chat_template= (--chat-template FILE), or use the tokenizer of the "
+                "instruction-tuned model",
                 reason="no_chat_template",
             )
+        self._compile(self.source())
 
     def source(self, tools: Sequence[Any] | None = None) -> str:
         """Return the template source used with these tools, as transformers picks it."""
@@ -230,7 +233,13 @@ class ChatTemplate:
     def _compile(self, source: str) -> tuple[TracingEnvironment, Any]:
         if source not in self._compiled:
             environment = TracingEnvironment()
-            self._compiled[source] = (environment, environment.from_string(source))
+            try:
+                self._compiled[source] = (environment, environment.from_string(source))
+            except TemplateSyntaxError as error:
+                raise TemplateError(
+                    f"the chat template does not compile: line {error.lineno}: {error.message}",
+                    reason="template_syntax",
+                ) from error
         return self._compiled[source]
 
     def _message_at_failure(
@@ -242,14 +251,10 @@ class ChatTemplate:
     ) -> int | None:
         """Render again, traced, and return the message whose loop body was entered last."""
         try:
-            environment, _ = self._compile(self.source(tools))
-            environment.begin()
             self._trace(messages, tools, add_generation_prompt, template_variables)
-        except Exception:  # the same failure as the caller's, raised there with its message
-            pass
-        else:
-            return None
-        return environment.current_message
+        except Exception:  # the same failure as the caller's, which reports it
+            return self._compile(self.source(tools))[0].current_message
+        return None
 
 
 def trace_messages(messages: Sequence[Message]) -> tuple[list[Message], tuple[Leaf, ...]]:

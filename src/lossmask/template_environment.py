@@ -1,6 +1,7 @@
 """The Jinja environment of transformers, with origins and turn marks added.
 
-In: the source of a chat template. Out: a compiled template whose rendering is a traced string. Rules,
+In: the source of a chat template. Out: a compiled template whose rendering is a traced string.
+Rules,
 globals and filters are taken from the environment that transformers itself compiles chat templates
 with, so both render alike; ``rendering`` checks on every call that they did.
 
@@ -24,6 +25,7 @@ from typing import Any
 import jinja2
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
+from jinja2.exceptions import FilterArgumentError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -31,6 +33,7 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from lossmask.traced_formatting import dumps, has_traced, percent_format, safe, text_of
 from lossmask.traced_text import Mark, TracedText, coarse, concat, join, mark_text
+
 
 class TracedMessage(dict[str, Any]):
     """A message dict that knows its index; the sandbox hides the attribute from templates."""
@@ -62,7 +65,7 @@ class _GenerationMarks(Extension):
 class _TracingCodeGenerator(CodeGenerator):
     """Compile ``a ~ b`` to a call that keeps origins."""
 
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         self.write("environment.join_values((")
         for part in node.nodes:
             self.visit(part, frame)
@@ -78,7 +81,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
 
     code_generator_class = _TracingCodeGenerator
     intercepted_binops = frozenset({"%"})
-    concat = staticmethod(concat)  # type: ignore[assignment]
+    concat = staticmethod(concat)
 
     def __init__(self) -> None:
         super().__init__(
@@ -104,7 +107,8 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         template = super()._parse(source, name, filename)
         _mark_loops(template)
-        return template.set_environment(self)
+        template.set_environment(self)
+        return template
 
     def mark_start(self, loop: int, *values: object) -> str:
         """Return the mark that opens a loop body, or nothing if no message is bound."""
@@ -204,15 +208,11 @@ def _replace_filter(s: Any, old: Any, new: Any, count: int | None = None) -> str
 
 def _format_filter(value: Any, *args: Any, **kwargs: Any) -> str:
     if args and kwargs:
-        raise jinja2.filters.FilterArgumentError(
-            "can't handle positional and keyword arguments at the same time"
-        )
+        raise FilterArgumentError("can't handle positional and keyword arguments at the same time")
     return percent_format(text_of(value), kwargs or args)
 
 
-def _indent_filter(
-    s: str, width: int | str = 4, first: bool = False, blank: bool = False
-) -> str:
+def _indent_filter(s: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
     """Indent lines as Jinja's ``|indent`` does (jinja2.filters.do_indent)."""
     indention = width if isinstance(width, str) else " " * width
     lines = concat((text_of(s), "\n")).splitlines()
@@ -220,7 +220,9 @@ def _indent_filter(
         indented = join("\n" + indention, lines)
     else:
         head, *tail = lines
-        indented = join("\n", [head, *(concat((indention, line)) if line else line for line in tail)])
+        indented = join(
+            "\n", [head, *(concat((indention, line)) if line else line for line in tail)]
+        )
     return concat((indention, indented)) if first else indented
 
 

@@ -184,6 +184,6 @@ def _expansion(counts: Counts) -> str:
     if not more:
         return ""
     return (
-        f", {more:,} more than rows: the template rewrites earlier turns, and each is trained as it "
-        "was generated (--history last for one example a row)"
+        f", {more:,} more than rows: the template rewrites earlier turns, and each is trained as "
+        "it was generated (--history last for one example a row)"
     )

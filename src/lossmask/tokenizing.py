@@ -26,7 +26,8 @@ Offsets = npt.NDArray[np.int32]
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _WORD_MARK = "▁"
 _SPACE = re.compile(  # UTF-8 of Unicode's White_Space, what Rust's char::is_whitespace strips
-    rb"(?:[\t-\r ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80)*"
+    rb"(?:[\t-\r ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f"
+    rb"|\xe3\x80\x80)*"
 )
 
 
@@ -157,7 +158,7 @@ class TextTokenizer:
         return self._offsets_under_nfc(text, spelled, lengths)
 
     def _with_eaten_space(self, data: bytes, ids: Ids, pieces: list[bytes]) -> list[bytes]:
-        """Give added tokens that swallow white space (``lstrip``, ``rstrip``) what they swallowed."""
+        """Give added tokens with ``lstrip`` or ``rstrip`` the white space they swallowed."""
         eaters = self._eats_before | self._eats_after
         if not eaters or eaters.isdisjoint(ids.tolist()):
             return pieces

@@ -24,7 +24,9 @@ from lossmask.traced_text import (
     substitute,
 )
 
-_PERCENT = re.compile(r"%(?:\((?P<key>[^)]*)\))?(?P<flags>[#0\- +]*)(?P<rest>[\d.*]*)(?P<kind>[a-zA-Z%])")
+_PERCENT = re.compile(
+    r"%(?:\((?P<key>[^)]*)\))?(?P<flags>[#0\- +]*)(?P<rest>[\d.*]*)(?P<kind>[a-zA-Z%])"
+)
 
 
 def has_traced(value: object) -> bool:
@@ -164,7 +166,7 @@ class SafeText(TracedText):
     def join(self, items: Iterable[str], /) -> str:
         return safe(join(self, [escaped(item) for item in items]))
 
-    def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:  # type: ignore[override]
+    def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:
         return safe(TracedText.replace(self, old, escaped(new), count))
 
 

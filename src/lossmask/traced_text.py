@@ -34,7 +34,7 @@ _LEAF_SHIFT = 32
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A zero-width note: ``kind`` ``start``/``end`` of a message or of a ``{% generation %}`` block."""
+    """A zero-width note: a message or a ``{% generation %}`` block starts or ends here."""
 
     kind: Literal["start", "end", "generation_start", "generation_end"]
     message_index: int
@@ -107,7 +107,7 @@ class TracedText(str):
         return self if not spec else coarse(str.__format__(self, spec), (self,))
 
     def _cut(self, start: int, stop: int) -> TracedText:
-        """Return ``self[start:stop]`` with the marks inside; a mark at ``stop`` goes to what follows."""
+        """Return ``self[start:stop]`` with its marks; one at ``stop`` goes to what follows."""
         last = len(self)
         marks = tuple(
             (position - start, mark)
@@ -165,20 +165,21 @@ class TracedText(str):
             start = at + len(separator)
         return [*pieces, self._cut(start, len(self))]
 
-    def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:  # type: ignore[override]
+    def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
         if sep is None:
             return self._pieces(str.split(self, None, maxsplit))
         lengths = [len(piece) for piece in str.split(self, sep, maxsplit)]
         return self._split_at(sep, _separator_positions(lengths, len(sep)))
 
-    def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:  # type: ignore[override]
+    def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
         if sep is None:
             return self._pieces(str.rsplit(self, None, maxsplit), backwards=True)
         lengths = [len(piece) for piece in str.rsplit(self, sep, maxsplit)]
         return self._split_at(sep, _separator_positions(lengths, len(sep)))
 
-    def splitlines(self, keepends: bool = False) -> list[str]:  # type: ignore[override]
-        lines, start = [], 0
+    def splitlines(self, keepends: bool = False) -> list[str]:
+        lines: list[str] = []
+        start = 0
         for whole, bare in zip(str.splitlines(self, True), str.splitlines(self), strict=True):
             lines.append(self._cut(start, start + len(whole if keepends else bare)))
             start += len(whole)
@@ -194,7 +195,7 @@ class TracedText(str):
         middle = len(before) + len(found)
         return (self[: len(before)], self[len(before) : middle], self[middle:])
 
-    def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:  # type: ignore[override]
+    def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:
         if not old:
             inserted = str.replace(self, old, new, count)
             return coarse(inserted, (self, new))
@@ -242,7 +243,7 @@ class TracedText(str):
     def zfill(self, width: SupportsIndex, /) -> str:
         return coarse(str.zfill(self, width), (self,))
 
-    def expandtabs(self, tabsize: SupportsIndex = 8) -> str:  # type: ignore[override]
+    def expandtabs(self, tabsize: SupportsIndex = 8) -> str:
         return coarse(str.expandtabs(self, tabsize), (self,))
 
 

@@ -8,7 +8,7 @@ from rich.progress import Progress
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
-class RichProgress(TrainerCallback):
+class RichProgress(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """Advance a progress bar at each update and show what was logged last.
 
     Args:

@@ -1,6 +1,7 @@
 """Turns -> token ids, and which turns can share one example.
 
-In: the :class:`Turn` s of one conversation. Out: groups of turns; each group is one example. A turn may
+In: the :class:`Turn` s of one conversation. Out: groups of turns; each group is one example. A
+turn may
 share an example only if the ids before and in its completion are exactly those of the turn alone:
 ``ids[:k] == ids(prompt) + ids(completion)``. So everything supervised is preceded by what inference
 would have before it.

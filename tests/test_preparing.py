@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from lossmask import Encoder, InputError, PreparedDataError
+from lossmask import preparing as preparing_module
+from lossmask.embedded import DEMO_MODEL
+from lossmask.preparing import EncoderSource, prepare
+from tests import corpus
+from tests.scenarios import assistant, user
+
+SOURCE = EncoderSource(str(DEMO_MODEL))
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def good(number: int) -> dict[str, Any]:
+    return {"messages": [user(f"question {number}"), assistant(f"answer {number}")]}
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def test_every_row_is_kept_or_rejected_with_its_place(tmp_path: Path) -> None:
+    rows = [good(0), "{broken", good(2), {"text": "x"}, "", {"messages": [user("only")]}, "[1]"]
+    data = write(tmp_path / "data.jsonl", rows)
+    counts = prepare([data], SOURCE, tmp_path / "out")
+    assert (counts.rows_in, counts.rows_kept, counts.rows_rejected) == (6, 2, 4)
+    assert counts.rejections == Counter(broken_json=2, missing_key=1, no_assistant=1)
+    lines = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
+    rejected = [json.loads(line) for line in lines]
+    assert [(r["row"], r["line"], r["reason"]) for r in rejected] == [
+        (1, 2, "broken_json"),
+        (3, 4, "missing_key"),
+        (4, 6, "no_assistant"),
+        (5, 7, "broken_json"),
+    ]
+    assert [r["original"] for r in rejected] == ["{broken", {"text": "x"}, rows[5], "[1]"]
+    assert {r["file"] for r in rejected} == {str(data)}
+
+
+def test_shards_hold_exactly_what_the_encoder_gives(tmp_path: Path) -> None:
+    data = write(tmp_path / "data.jsonl", [good(0), good(1)])
+    prepare([data], SOURCE, tmp_path / "out")
+    table = pq.read_table(tmp_path / "out" / "part-00000.parquet").to_pydict()
+    encoder = Encoder.from_pretrained(DEMO_MODEL)
+    for number in range(2):
+        [example] = encoder.encode(good(number)["messages"])
+        assert table["row"][number] == number
+        assert table["input_ids"][number] == example.input_ids.tolist()
+        assert table["labels"][number] == example.labels.tolist()
+        assert table["loss_weights"][number] == example.loss_weights.tolist()
+        assert table["message_index"][number] == example.message_index.tolist()
+
+
+def test_manifest_says_what_was_done(tmp_path: Path) -> None:
+    data = write(tmp_path / "data.jsonl", [good(0), "{"])
+    counts = prepare([data], SOURCE, tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["complete"] is True
+    assert (manifest["rows_in"], manifest["rows_kept"], manifest["rows_rejected"]) == (2, 1, 1)
+    assert manifest["shards"] == [{"file": "part-00000.parquet", "examples": 1}]
+    assert manifest["tokens"] == counts.tokens
+    assert manifest["policy"]["history"] == "expand"
+    assert manifest["chat_template"].startswith("{%")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "manifest.json",
+        "part-00000.parquet",
+        "rejected.jsonl",
+    ]
+
+
+def test_the_result_does_not_depend_on_the_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparing_module, "ROWS_PER_SHARD", 10)
+    data = write(tmp_path / "data.jsonl", [good(n) if n % 7 else "{" for n in range(45)])
+    one = prepare([data], SOURCE, tmp_path / "one", workers=1)
+    two = prepare([data], SOURCE, tmp_path / "two", workers=2)
+    assert one.to_mapping() == two.to_mapping()
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert len(digests(tmp_path / "one")) == 5 + 2
+
+
+def test_a_finished_run_is_not_done_again(tmp_path: Path) -> None:
+    data = write(tmp_path / "data.jsonl", [good(0)])
+    first = prepare([data], SOURCE, tmp_path / "out")
+    stamp = (tmp_path / "out" / "part-00000.parquet").stat().st_mtime_ns
+    assert prepare([data], SOURCE, tmp_path / "out").to_mapping() == first.to_mapping()
+    assert (tmp_path / "out" / "part-00000.parquet").stat().st_mtime_ns == stamp
+
+
+def test_a_folder_prepared_from_something_else_is_left_alone_unless_told(tmp_path: Path) -> None:
+    data = write(tmp_path / "data.jsonl", [good(0)])
+    prepare([data], SOURCE, tmp_path / "out")
+    before = digests(tmp_path / "out")
+    write(data, [good(1)])
+    with pytest.raises(PreparedDataError, match="is not empty and was not prepared from this"):
+        prepare([data], SOURCE, tmp_path / "out")
+    assert digests(tmp_path / "out") == before
+    prepare([data], SOURCE, tmp_path / "out", overwrite=True)
+    assert digests(tmp_path / "out") != before
+
+
+def test_overwrite_never_removes_files_of_others(tmp_path: Path) -> None:
+    data = write(tmp_path / "data.jsonl", [good(0)])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    with pytest.raises(PreparedDataError, match=r"did not write \(thesis.tex\)"):
+        prepare([data], SOURCE, tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
+
+
+def test_files_without_rows_are_an_error(tmp_path: Path) -> None:
+    data = write(tmp_path / "data.jsonl", ["", ""])
+    with pytest.raises(InputError, match="no rows in"):
+        prepare([data], SOURCE, tmp_path / "out")
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> None:
+    data = write(tmp_path / "data.jsonl", [good(n) if n % 9 else "{" for n in range(200)])
+    program = (
+        "import sys; from pathlib import Path; from lossmask import preparing as p\n"
+        "p.ROWS_PER_SHARD = 10\n"
+        "p.prepare([Path(sys.argv[1])], p.EncoderSource(sys.argv[2]), Path(sys.argv[3]))\n"
+    )
+    command = [sys.executable, "-c", program, str(data), str(DEMO_MODEL)]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True)
+    records = tmp_path / "killed" / "unfinished"
+    run = subprocess.Popen([*command, str(tmp_path / "killed")])
+    while run.poll() is None and len(list(records.glob("*.json"))) < 3:
+        time.sleep(0.001)
+    os.kill(run.pid, signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "manifest.json").exists()
+    subprocess.run([*command, str(tmp_path / "killed")], check=True)
+    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+@corpus.needs_corpus
+def test_published_conversations_are_all_accounted_for(tmp_path: Path) -> None:
+    data = corpus.ROOT / "datasets" / "lf-glaive-toolcall-en-demo.messages.jsonl"
+    source = EncoderSource(str(corpus.ROOT / "tokenizers" / "minimind"))
+    counts = prepare([data], source, tmp_path / "out")
+    assert counts.rows_in == 300 == counts.rows_kept + counts.rows_rejected
+    assert counts.rows_kept == 300

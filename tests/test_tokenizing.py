@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+from tokenizers import normalizers
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
+
+from lossmask import TokenizerError
+from lossmask.embedded import DEMO_MODEL
+from lossmask.tokenizing import TextTokenizer, Tokens
+from tests import corpus
+
+TEXTS = [
+    "",
+    "plain words, and 123",
+    "<|im_start|>user\nHi<|im_end|>\n",
+    "👍🏽 at the start, 龘 inside, 🏴󠁧󠁢󠁥󠁮󠁧󠁿",
+    "  leading and trailing  \n\n",
+    "tabs\tand\r\nlines\u2028and\x00nul",
+    "de\u0301compose\u0308d and compose\u00e9d",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(DEMO_MODEL)
+
+
+def covered(tokens: Tokens, length: int) -> bool:
+    """Whether each character lies in a token, and tokens ascend without a gap."""
+    owned = np.zeros(length, bool)
+    for start, end in tokens.offsets:
+        owned[start:end] = True
+    return bool(owned.all() and (np.diff(tokens.offsets[:, 0]) >= 0).all())
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_ids_are_the_tokenizers_and_offsets_cover_the_text(
+    tokenizer: PreTrainedTokenizerBase, text: str
+) -> None:
+    [tokens] = TextTokenizer(tokenizer).encode([text])
+    assert tokens.ids.tolist() == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert covered(tokens, len(text))
+
+
+def test_tokens_of_one_character_each_have_all_of_it(tokenizer: PreTrainedTokenizerBase) -> None:
+    [tokens] = TextTokenizer(tokenizer).encode(["a🙂b"])
+    assert len(tokens) > 3
+    assert {(1, 2)} == set(map(tuple, tokens.offsets[1:-1].tolist()))
+
+
+def test_offsets_of_decomposed_text_under_nfc_are_those_of_the_text_given(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    composing = copy.deepcopy(tokenizer)
+    composing.backend_tokenizer.normalizer = normalizers.NFC()
+    text = "xe\u0301y"
+    reported = composing(text, return_offsets_mapping=True)["offset_mapping"]
+    assert max(end for _, end in reported) == 4
+    [tokens] = TextTokenizer(composing).encode([text])
+    assert tokenizer.decode(tokens.ids.tolist()) == "x\u00e9y"
+    assert tokens.offsets[0].tolist() == [0, 1]
+    assert {(1, 3)} == set(map(tuple, tokens.offsets[1:-1].tolist()))
+    assert tokens.offsets[-1].tolist() == [3, 4]
+
+
+def test_an_added_token_owns_the_white_space_it_swallows(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    greedy = copy.deepcopy(tokenizer)
+    greedy.add_tokens([AddedToken("<|bot|>", rstrip=True, normalized=False, special=True)])
+    [tokens] = TextTokenizer(greedy).encode(["a<|bot|>\n  b"])
+    assert tokens.offsets.tolist() == [[0, 1], [1, 11], [11, 12]]
+
+
+def test_text_that_follows_is_spelled_exactly(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokens = TextTokenizer(tokenizer).continuation(" word\n")
+    assert tokenizer.decode(tokens.ids.tolist()) == " word\n"
+    assert covered(tokens, 6)
+
+
+def test_a_normalising_tokenizer_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    lossy = copy.deepcopy(tokenizer)
+    lossy.backend_tokenizer.normalizer = normalizers.Replace("x", "")
+    with pytest.raises(TokenizerError, match="leave characters out") as raised:
+        TextTokenizer(lossy).encode(["<|im_end|>x<|im_end|>"])
+    assert raised.value.reason == "unusable_offsets"
+
+
+@corpus.needs_corpus
+@pytest.mark.parametrize("name", ["llama2", "llama3", "mistral-v3", "phi3-mini", "qwen3", "yi"])
+def test_published_tokenizers_keep_their_ids_and_cover_the_text(name: str) -> None:
+    published = corpus.tokenizer(name)
+    texts = [text for text in TEXTS if text]
+    for text, tokens in zip(texts, TextTokenizer(published).encode(texts), strict=True):
+        assert tokens.ids.tolist() == published(text, add_special_tokens=False)["input_ids"]
+        assert covered(tokens, len(text)), text
+
+
+@corpus.needs_corpus
+def test_sentencepiece_text_that_follows_has_no_dummy_space() -> None:
+    llama = corpus.tokenizer("llama2")
+    tokens = TextTokenizer(llama).continuation("answer")
+    assert llama.convert_ids_to_tokens(tokens.ids.tolist()) == ["answer"]
+    assert llama("answer", add_special_tokens=False)["input_ids"] != tokens.ids.tolist()
