@@ -48,7 +48,8 @@ FIXTURE_TEMPLATES = {
         "{% set rest = messages[1:] %}{% else %}{% set sys = '' %}{% set rest = messages %}"
         "{% endif %}{% for m in rest %}{% if m.role == 'user' %}"
         "{% set text = '<<' ~ sys ~ '>>' ~ m.content if loop.first and sys else m.content %}"
-        "{{ '[INST] ' + text.strip() + ' [/INST]' }}{% elif m.role == 'assistant' %}{{ ' ' ~ m.content ~ '<|im_end|>' }}{% else %}"
+        "{{ '[INST] ' + text.strip() + ' [/INST]' }}{% elif m.role == 'assistant' %}"
+        "{{ ' ' ~ m.content ~ '<|im_end|>' }}{% else %}"
         "{{ m.content }}{% endif %}{% endfor %}"
     ),
     "macro and set block": (
@@ -59,7 +60,8 @@ FIXTURE_TEMPLATES = {
     ),
     "system kept only while a user speaks last": (
         "{% for m in messages %}{% if m.role == 'system' %}"
-        "{% if messages[-1].role != 'assistant' %}<|im_start|>system\n{{ m.content }}<|im_end|>\n{% endif %}{% else %}<|im_start|>"
+        "{% if messages[-1].role != 'assistant' %}<|im_start|>system\n{{ m.content }}<|im_end|>\n"
+        "{% endif %}{% else %}<|im_start|>"
         "{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}" + _GENERATION_PROMPT
     ),
     "generation tags and end of text after the last turn": (

@@ -1,14 +1,14 @@
 """The oracle: is an example what inference would have?
 
-Told by transformers and the tokenizer alone. Nothing here calls lossmask's rendering or alignment; prompts and full texts come from
-``apply_chat_template``, ids from the tokenizer. ``check`` encodes one conversation and compares.
+Told by transformers and the tokenizer alone: nothing here calls lossmask's rendering or alignment.
+Prompts and full texts come from ``apply_chat_template``, ids from the tokenizer. ``check`` encodes
+one conversation and compares.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from os.path import commonpath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,7 +125,7 @@ class Oracle:
             _require(kind == "no_prompt", f"message {index}: an empty prompt, but {kind}")
             return
         full = self.render(index + 1, prompt=False)
-        rest = full[len(commonpath([prompt, full])) :]
+        rest = full[longest_common(prompt, full) :]
         if kind == "nothing_generated":
             _require(not rest.strip(), f"message {index}: {rest!r} was left out")
             return
@@ -177,7 +177,7 @@ class Oracle:
         """Require the longest common prefix, but for what would end inside a tag."""
         _require(prompt.startswith(before) and full.startswith(before), "not a common prefix")
         at = len(before)
-        longest = next(k for k in range(len(prompt) + 1) if prompt[k : k + 1] != full[k : k + 1])
+        longest = longest_common(prompt, full)
         if at == longest:
             return
         inside = any(
@@ -235,6 +235,11 @@ class Oracle:
         content = strings_in(self.messages[index].get("content"))
         visible = {word for word in _WORD.findall(content) if word.startswith("A")}
         _require(visible <= words, f"message {index}: {visible - words} is not supervised")
+
+
+def longest_common(a: str, b: str) -> int:
+    """Return the length of the longest common prefix."""
+    return next((k for k in range(len(a)) if a[k : k + 1] != b[k : k + 1]), len(a))
 
 
 def strings_in(value: object) -> str:

@@ -17,7 +17,10 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-BARE = "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}<|im_end|>{% endif %}{% endfor %}"
+BARE = (
+    "{% for m in messages %}{{ m.content }}"
+    "{% if m.role == 'assistant' %}<|im_end|>{% endif %}{% endfor %}"
+)
 DROPS_REASONING = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% if m.role == 'assistant' and m.reasoning_content and loop.last %}"

@@ -16,20 +16,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from os.path import commonpath
 
 import numpy as np
 
 from lossmask.conversation import Conversation
 from lossmask.errors import ParityError
 from lossmask.example import Finding
-from lossmask.rendering import Leaf, Message, Rendering
+from lossmask.rendering import Leaf, Message, Rendering, shared_length
 from lossmask.traced_text import Origins
 
 NOTHING_TO_TRAIN = frozenset({"no_prompt", "nothing_generated", "content_dropped"})
-"""Reasons for which one turn stays out of the loss: there is no completion a model could be asked
-for.
-Any other :class:`ParityError` means that there is one and it cannot be told: the row is refused."""
+"""Reasons for which one turn stays out of the loss: no model could be asked for a completion.
+
+Any other :class:`ParityError` means that there is one and it cannot be told: the row is refused.
+"""
 
 _TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")
 _THINK_PAIRS = (
@@ -213,7 +213,7 @@ def _same_character(a: Rendering, a_end: int, b: Rendering, b_end: int) -> bool:
 
 def _common_prefix(a: str, b: str, added_tokens: Sequence[str]) -> int:
     """Return the length of the common prefix, cut back so as not to end inside a control token."""
-    common = len(commonpath([a, b]))
+    common = shared_length(a, b)
     tokens = "|".join(re.escape(token) for token in added_tokens if token)
     shapes = [_TAG] if not tokens else [_TAG, re.compile(tokens)]
     for text in (a, b):

@@ -199,10 +199,7 @@ class ChatTemplate:
                 reason="cannot_trace",
             ) from error
         if text != expected:
-            at = next(
-                (k for k, (a, b) in enumerate(zip(text, expected, strict=False)) if a != b),
-                min(len(text), len(expected)),
-            )
+            at = shared_length(text, expected)
             raise TemplateError(
                 f"the traced text differs from transformers' at character {at}: "
                 f"{text[at : at + 20]!r} instead of {expected[at : at + 20]!r}",
@@ -255,6 +252,12 @@ class ChatTemplate:
         except Exception:  # the same failure as the caller's, which reports it
             return self._compile(self.source(tools))[0].current_message
         return None
+
+
+def shared_length(a: str, b: str) -> int:
+    """Return the length of the longest common prefix."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((at for at, (x, y) in pairs if x != y), min(len(a), len(b)))
 
 
 def trace_messages(messages: Sequence[Message]) -> tuple[list[Message], tuple[Leaf, ...]]:
