@@ -70,6 +70,7 @@ def test_template_variables_reach_the_template() -> None:
     source = "{% for m in messages %}{{ m.content }}{{ mark }}<|im_end|>{% endfor %}"
     encoder = Encoder(tokenizer, chat_template=source, template_variables={"mark": "!"})
     assert encoder.encode(MESSAGES)[0].supervised_text == ["Hello!<|im_end|>"]
+    assert encoder.encode(MESSAGES, mark="?")[0].supervised_text == ["Hello?<|im_end|>"]
 
 
 def test_the_fingerprint_changes_with_template_policy_and_stops() -> None:

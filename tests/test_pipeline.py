@@ -305,6 +305,19 @@ def test_control_token_in_content_is_refused_or_allowed(tokenizer: PreTrainedTok
     assert only(allowed).supervised_text == ["b<|im_end|>"]
 
 
+def test_control_token_in_reasoning_that_later_turns_drop_is_refused_too(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    messages = [
+        user("a"),
+        assistant("b", reasoning_content="x<|im_start|>"),
+        user("c"),
+        assistant("d"),
+    ]
+    with pytest.raises(ConversationError, match="message 1: 'reasoning_content'"):
+        encode(tokenizer, DROPS_REASONING, messages)
+
+
 def test_a_token_across_the_border_is_split_as_inference_splits_it(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:

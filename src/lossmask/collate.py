@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from lossmask.errors import PolicyError, PreparedDataError
-from lossmask.prepared import OUT_OF_LOSS
+from lossmask.example import IGNORE_INDEX
 
 __all__ = ["PaddedCollator"]
 
@@ -85,7 +85,7 @@ class PaddedCollator:
         padded: dict[str, npt.NDArray[Any]] = {
             "input_ids": np.full(shape, self.pad_token_id, dtype=np.int64),
             "attention_mask": np.zeros(shape, dtype=np.int64),
-            "labels": np.full(shape, OUT_OF_LOSS, dtype=np.int64),
+            "labels": np.full(shape, IGNORE_INDEX, dtype=np.int64),
             "loss_weights": np.zeros(shape, dtype=np.float32),
         }
         for place, example in enumerate(columns):
@@ -109,7 +109,7 @@ def _columns(example: Mapping[str, Any], place: int) -> dict[str, npt.NDArray[An
             )
     ids, labels = np.asarray(example["input_ids"]), np.asarray(example["labels"])
     weights = example.get("loss_weights")
-    weights = labels != OUT_OF_LOSS if weights is None else np.asarray(weights)
+    weights = labels != IGNORE_INDEX if weights is None else np.asarray(weights)
     if ids.ndim != 1 or not len(ids) or not ids.shape == labels.shape == weights.shape:
         raise PreparedDataError(
             f"example {place} of the batch: input_ids {ids.shape}, labels {labels.shape} and "

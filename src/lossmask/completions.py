@@ -71,9 +71,9 @@ class Turn:
     findings: tuple[Finding, ...]
 
     @property
-    def completion(self) -> str:
-        """What inference makes the model produce for this message."""
-        return self.text[self.prompt_end : self.completion_end]
+    def rendering(self) -> Rendering:
+        """The text with its origins."""
+        return Rendering(self.text, self.origins, self.leaves, ())
 
     def extended_to(self, whole: Rendering) -> Turn:
         """Return the turn with what follows it in the whole rendering, where that begins alike."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,10 @@ class Encoder:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def encode(
-        self, messages: Sequence[Message], tools: Sequence[Any] | None = None
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Any] | None = None,
+        **template_kwargs: Any,
     ) -> list[Example]:
         """Encode one conversation.
 
@@ -129,6 +133,8 @@ class Encoder:
             (float)
                 on a message set its loss.
             tools: Tool schemas for the template.
+            template_kwargs: Further variables for the template, for this conversation, as
+                ``apply_chat_template`` takes them (``enable_thinking=False``).
 
         Returns:
             One example, or more where the template rewrites history.
@@ -136,7 +142,11 @@ class Encoder:
         Raises:
             LossmaskError: It cannot be encoded exactly; the error names the message and why.
         """
-        return encode_conversation(messages, tools, self._setting)
+        setting = self._setting
+        if template_kwargs:
+            variables = {**setting.template_variables, **template_kwargs}
+            setting = replace(setting, template_variables=variables)
+        return encode_conversation(messages, tools, setting)
 
     def encode_row(self, row: Mapping[str, Any]) -> Outcome:
         """Encode one row, ``{"messages": [...], "tools": [...]}``; never raises on bad data."""

@@ -96,23 +96,24 @@ def derive_turns(
         tools=conversation.tools,
         template_variables=setting.template_variables,
     )
-    if setting.policy.control_tokens == "error":
-        _refuse_control_tokens(whole, setting.tokenizer.control_tokens())
     turns: list[Turn] = []
-    left_out: list[ParityError] = []
+    left_out: dict[int, ParityError] = {}
     for index in _trained(conversation, setting.policy):
         try:
             turns.append(_derive_turn(conversation, index, whole, setting))
         except ParityError as error:
             if error.reason not in NOTHING_TO_TRAIN:
                 raise
-            left_out.append(error)
+            left_out[index] = error
     if not turns:
-        raise left_out[0]
+        raise next(iter(left_out.values()))
     turns[-1] = turns[-1].extended_to(whole)
+    if setting.policy.control_tokens == "error":
+        for turn in turns:
+            _refuse_control_tokens(turn.rendering, setting.tokenizer.control_tokens())
     return turns, tuple(
-        Finding(error.reason, f"not trained: {error.detail}", error.message_index or 0)
-        for error in left_out
+        Finding(error.reason, f"not trained: {error.detail}", index)
+        for index, error in left_out.items()
     )
 
 
@@ -210,7 +211,7 @@ def build_example(group: Sequence[TokenizedTurn], conversation: Conversation) ->
 
 def _message_of_tokens(turn: Turn, tokens: Tokens) -> npt.NDArray[np.int32]:
     """Return the message of the first message-written character in each token, -1 = none."""
-    written = Rendering(turn.text, turn.origins, turn.leaves, ()).message_index()
+    written = turn.rendering.message_index()
     position = np.where(written >= 0, np.arange(len(written)), len(written))
     following = np.minimum.accumulate(position[::-1])[::-1]
     padded_next = np.append(following, len(written))

@@ -26,12 +26,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lossmask.errors import PreparedDataError
+from lossmask.example import IGNORE_INDEX
 
 __all__ = ["PreparedData", "load_prepared"]
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = 1
-OUT_OF_LOSS = -100
 
 TOKEN_COLUMNS: Mapping[str, type[np.generic]] = {
     "input_ids": np.int32,
@@ -66,7 +66,7 @@ class _Block:
     starts: IntArray
     """(examples + 1,) int64: where each example begins in the flat columns."""
     columns: Mapping[str, npt.NDArray[Any]]
-    """Column name -> (tokens,) array, a read-only view of Arrow's memory."""
+    """Column name -> (tokens,) array, read-only."""
 
     def example(self, index: int) -> str:
         """Name an example of this block for an error message."""
@@ -78,7 +78,11 @@ class PreparedData:
     """The examples of a prepared folder, in the order in which they were written.
 
     It has ``__len__`` and ``__getitem__`` and so is a map-style dataset for torch's ``DataLoader``
-    without importing torch. Values stay in flat Arrow buffers (16 bytes a token).
+    without importing torch.
+
+    All of it is in memory, in flat NumPy arrays: 16 bytes a token (four columns) and 16 an example.
+    Measured with 20 million tokens in 40,000 examples: 0.32 GB of arrays, and 0.41 GB by which the
+    process grows, the rest being buffers that Arrow decoded the shards in.
     """
 
     folder: Path
@@ -194,8 +198,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise PreparedDataError(
             f"{folder} has no {MANIFEST_NAME}: it is not a prepared folder, or `lossmask prepare` "
-            "did "
-            "not finish. Run `lossmask prepare` again; it continues where it stopped.",
+            "did not finish. Run `lossmask prepare` again; it continues where it stopped.",
             reason="missing_manifest",
         ) from error
     except ValueError as error:
@@ -218,8 +221,7 @@ def _check_manifest(path: Path, manifest: object) -> None:
     if manifest.get("complete") is not True:
         raise PreparedDataError(
             f"{path} says that the preparation is not complete. Run the same `lossmask prepare` "
-            "again; "
-            "it continues where it stopped.",
+            "again; it continues where it stopped.",
             reason="incomplete",
         )
     for key in _COUNTS:
@@ -244,6 +246,8 @@ def _check_entries(path: Path, manifest: dict[str, Any]) -> None:
             raise _bad_manifest(path, f"shards holds {entry!r}, not a file with its examples")
         if Path(entry["file"]).name != entry["file"]:
             raise _bad_manifest(path, f"shard {entry['file']!r} is not a file of this folder")
+    if not isinstance(manifest.get("chat_template"), str):
+        raise _bad_manifest(path, "chat_template is not the source of a template")
     if not isinstance(tokenizer, dict):
         raise _bad_manifest(path, "tokenizer is not an object")
     stop_ids = tokenizer.get("stop_ids")
@@ -313,7 +317,9 @@ def _flat(
     if column.null_count or values.null_count:
         raise _bad_shard(path, f"column {name!r} holds nulls")
     starts = column.offsets.to_numpy().astype(np.int64)
-    return values.to_numpy(), starts - starts[0]
+    flat = values.to_numpy().copy()  # a view would pin Arrow's over-long decoding buffers
+    flat.flags.writeable = False
+    return flat, starts - starts[0]
 
 
 def _bad_shard(path: Path, what: str) -> PreparedDataError:
@@ -329,7 +335,7 @@ def _check_examples(block: _Block) -> None:
         PreparedDataError: Names the first example, token and value that break one.
     """
     ids, labels, weights = (block.columns[name] for name in ("input_ids", "labels", "loss_weights"))
-    in_loss = labels != OUT_OF_LOSS
+    in_loss = labels != IGNORE_INDEX
     _demand(block, ids >= 0, "input_ids", "a token id is not negative")
     _demand(block, ~in_loss | (labels == ids), "labels", "a label is -100 or the token itself")
     _demand(
@@ -369,7 +375,7 @@ def _check_totals(path: Path, manifest: Mapping[str, Any], blocks: list[_Block])
         "examples": sum(len(block.rows) for block in blocks),
         "tokens": sum(int(block.starts[-1]) for block in blocks),
         "supervised_tokens": sum(
-            int(np.count_nonzero(block.columns["labels"] != OUT_OF_LOSS)) for block in blocks
+            int(np.count_nonzero(block.columns["labels"] != IGNORE_INDEX)) for block in blocks
         ),
     }
     for key, value in counted.items():

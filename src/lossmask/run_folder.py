@@ -1,10 +1,10 @@
-"""A training run's output folder: claimed by a new run, found again by one that resumes.
+"""A training run's output folder: claimed by a new run, found again by one that resumes, completed.
 
 ::
 
     OUT/lossmask_training.json   what decides the weights of the run, written before its first step
     OUT/checkpoint-500/          as transformers writes it
-    OUT/...                      at the end: the model, its tokenizer, trainer_state.json
+    OUT/...                      at the end: the model, trainer_state.json, and what inference needs
 
 Comes in: the folder and the settings of a run. Goes out: the checkpoint to continue from, if any.
 """
@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import TrainingArguments
+from transformers import AutoTokenizer, PreTrainedModel, TrainingArguments
 
 from lossmask.errors import InputError, PolicyError
+from lossmask.prepared import PreparedData
 
-__all__ = ["checkpoint_step", "claim_output", "describe_run"]
+__all__ = ["checkpoint_step", "open_run", "save_for_inference"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,25 +57,34 @@ _TRAJECTORY = (
 """Training arguments that decide the weights: a run can be resumed only under the same."""
 
 
-def describe_run(
+def open_run(
     arguments: TrainingArguments,
     model: nn.Module,
     *,
     examples: int,
     manifest: Mapping[str, Any] | None,
     lora: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """Describe a run by what decides its weights.
+    resume: bool,
+) -> Path | None:
+    """Start a run in its output folder, or find the one to resume in it.
+
+    Every process of the run has to call this.
 
     Args:
-        arguments: Its training arguments.
-        model: The model before adapters; only its type and size count.
+        arguments: Its training arguments. ``output_dir`` is made if missing; it is in use if it is
+            a file or holds anything.
+        model: The model before adapters. Only its type and size count, not its weights.
         examples: How many it trains on.
         manifest: Of the prepared data; None for examples in memory.
         lora: Settings of the adapters; None for full fine-tuning.
+        resume: If the folder is in use, continue the run that is in it.
 
     Returns:
-        JSON values, equal to themselves after a round trip through a file.
+        The last whole checkpoint to continue from, or None to start from the beginning.
+
+    Raises:
+        InputError: The folder is in use; or, with ``resume``, by something else than such a run.
+        PolicyError: The run in it has other settings.
     """
     settings: dict[str, Any] = {name: getattr(arguments, name) for name in _TRAJECTORY}
     settings["examples"] = examples
@@ -84,30 +94,17 @@ def describe_run(
     if manifest is not None:
         text = json.dumps(manifest, sort_keys=True)
         settings["manifest_sha256"] = hashlib.sha256(text.encode()).hexdigest()
-    record: dict[str, Any] = json.loads(json.dumps(settings))
-    return record
+    record = json.loads(json.dumps(settings))  # as it will be read back
+    # The others find the folder as the first process leaves it, never half made.
+    with arguments.main_process_first(local=False):
+        return _claim_output(
+            Path(arguments.output_dir), record, resume, arguments.process_index == 0
+        )
 
 
-def claim_output(
-    output_dir: Path, record: Mapping[str, Any], *, resume: bool, is_first_process: bool
+def _claim_output(
+    output_dir: Path, record: Mapping[str, Any], resume: bool, is_first_process: bool
 ) -> Path | None:
-    """Start a run in an output folder, or find the one to resume in it.
-
-    With several processes, the first has to come back before the others call this.
-
-    Args:
-        output_dir: Made if missing. In use if it is a file or holds anything.
-        record: As `describe_run` gives it.
-        resume: Continue the run that is in the folder, if it is in use.
-        is_first_process: Only the first process writes, and only it objects to a folder in use.
-
-    Returns:
-        The last whole checkpoint to continue from, or None to start from the beginning.
-
-    Raises:
-        InputError: The folder is in use; or, with ``resume``, by something else than such a run.
-        PolicyError: The run in it has other settings.
-    """
     in_use = output_dir.is_file() or (output_dir.is_dir() and any(output_dir.iterdir()))
     path = output_dir / RECORD_NAME
     if resume and in_use:
@@ -137,6 +134,41 @@ def checkpoint_step(checkpoint: Path | None) -> int:
     return 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
 
 
+def save_for_inference(
+    model: PreTrainedModel, prepared: PreparedData | None, output_dir: Path
+) -> None:
+    """Save what inference needs next to the weights, so that it sees what training saw.
+
+    Args:
+        model: The model without adapters; its ``generation_config`` is saved (PEFT does not).
+        prepared: Names the tokenizer, which is saved with the chat template that rendered the data;
+            None for examples in memory.
+        output_dir: Where the weights are.
+    """
+    if model.can_generate():
+        model.generation_config.save_pretrained(str(output_dir))
+    if prepared is None:
+        logger.info("examples in memory name no tokenizer: %s holds the model alone", output_dir)
+        return
+    source, template = prepared.tokenizer["path"], prepared.manifest["chat_template"]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+    except (OSError, ValueError) as error:
+        logger.warning(
+            "the tokenizer %s cannot be loaded (%s): %s holds the model alone; copy its tokenizer "
+            "there and give it the chat_template of the manifest",
+            source,
+            error,
+            output_dir,
+        )
+        return
+    given = tokenizer.chat_template
+    # A default among named templates stays there: its neighbours rendered the rows with tools.
+    if not (isinstance(given, dict) and given.get("default") == template):
+        tokenizer.chat_template = template
+    tokenizer.save_pretrained(str(output_dir))
+
+
 def _check_same_run(path: Path, record: Mapping[str, Any]) -> None:
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -150,7 +182,8 @@ def _check_same_run(path: Path, record: Mapping[str, Any]) -> None:
         if before.get(key) != record.get(key):
             raise PolicyError(
                 f"{path} was started with {key}={before.get(key)!r}, now it is "
-                f"{record.get(key)!r}. Resume with the same settings, or train into another folder.",
+                f"{record.get(key)!r}. Resume with the same settings, or train into another "
+                "folder.",
                 reason="different_run",
             )
 

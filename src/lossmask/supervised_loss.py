@@ -27,7 +27,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lossmask.errors import LossmaskError, PreparedDataError
-from lossmask.prepared import OUT_OF_LOSS
+from lossmask.example import IGNORE_INDEX
 
 __all__ = [
     "TokenLosses",
@@ -91,8 +91,7 @@ def supervised_loss(
     if not float(divisor) > 0:
         raise PreparedDataError(
             f"no supervised token among {tuple(batch['labels'].shape)} (examples, tokens): the sum "
-            "of "
-            f"loss weights is {float(divisor)}, so there is no loss. Leave such examples out.",
+            f"of loss weights is {float(divisor)}, so there is no loss. Leave such examples out.",
             reason="no_supervised_token",
         )
     losses = supervised_token_losses(
@@ -112,7 +111,7 @@ def supervised_weight(batch: Batch) -> Tensor:
         A float32 scalar.
     """
     weights = batch["loss_weights"][:, 1:].to(torch.float32)
-    return (weights * (batch["labels"][:, 1:] != OUT_OF_LOSS)).sum()
+    return (weights * (batch["labels"][:, 1:] != IGNORE_INDEX)).sum()
 
 
 def supervised_token_losses(
@@ -133,9 +132,8 @@ def supervised_token_losses(
         chunk_positions: How many positions go through the cross-entropy at a time. Each chunk is
             computed again in the backward pass, so their float32 logits never exist together.
         chunk_head: Put the LM head itself through the same chunks, so that not even the logits of
-            all supervised positions exist together. Right only where the model returns its
-            head's output
-            unchanged (`head_gives_logits`), which is checked on every call.
+            all supervised positions exist together. Right only where the model returns its head's
+            output unchanged (`head_gives_logits`), which is checked on every call.
 
     Returns:
         The losses, in reading order.
@@ -144,7 +142,7 @@ def supervised_token_losses(
         LossmaskError: The hidden states do not match the labels in shape, the head runs more than
             once, or ``chunk_head`` was asked of a model that changes its logits.
     """
-    chosen = batch["labels"][:, 1:] != OUT_OF_LOSS
+    chosen = batch["labels"][:, 1:] != IGNORE_INDEX
     targets = batch["labels"][:, 1:][chosen]
     tap = _HeadTap(chosen, targets, chunk_positions if chunk_head else None)
     inputs = {name: values for name, values in batch.items() if name not in _NOT_INPUTS}
@@ -220,10 +218,9 @@ class _HeadTap:
         if self.calls > 1 or hidden.shape[:-1] != (examples, shorter + 1):
             raise LossmaskError(
                 f"call {self.calls} of the output embedding gets hidden states "
-                f"{tuple(hidden.shape)} for "
-                f"labels {(examples, shorter + 1)}; expected one call with a state per label. "
-                "Models with "
-                "virtual tokens or several heads cannot be trained here.",
+                f"{tuple(hidden.shape)} for labels {(examples, shorter + 1)}; expected one call "
+                "with a state per label. Models with virtual tokens or several heads cannot be "
+                "trained here.",
                 reason="unusual_head",
             )
         picked = hidden[:, :-1][self.chosen.to(hidden.device)].unsqueeze(0)
@@ -295,8 +292,7 @@ def _check_unchanged(model: nn.Module, head_output: Tensor | None, logits: Tenso
     if head_output is None or not _same(head_output, logits):
         raise LossmaskError(
             f"{type(model).__name__} changes the output of its LM head (soft-capping or scaling), "
-            "so its "
-            "losses cannot be computed from the head alone. Pass chunk_head=False.",
+            "so its losses cannot be computed from the head alone. Pass chunk_head=False.",
             reason="logits_changed",
         )
 

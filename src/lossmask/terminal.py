@@ -22,9 +22,9 @@ from lossmask.example import Example, Span
 from lossmask.outcome import Rejection
 from lossmask.preparing import Counts
 
-_TRAINED = ("bold black on green", "bold black on bright_green")
-_STOP = "bold white on red"
-_OUT = ("dim", "dim italic")
+_TRAINED = ("#06351a on #8fe3b0", "#06351a on #c3f4d6")  # alternating, so that tokens can be told
+_STOP = "bold #ffffff on #c2304a"
+_OUT = ("grey66", "grey50")
 _MARGIN = 12
 _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32)} | {0x7F: 0x2421}
 
@@ -68,7 +68,7 @@ def show_example(
     )
     lines = [_draw_line(line, messages, colour) for line in _lines(list(_pieces(example)))]
     body = Text("\n", overflow="fold", no_wrap=False).join(lines)
-    return Group(Rule(title, align="left"), body, Text(), _turn_table(example, messages))
+    return Group(Rule(Text(title), align="left"), body, Text(), _turn_table(example, messages))
 
 
 def _pieces(example: Example) -> Iterator[_Piece]:

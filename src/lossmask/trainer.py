@@ -96,8 +96,7 @@ class LossmaskTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         self.stop_ids = sorted(set(stop_ids))
         self.tokens = 0
         self.supervised_tokens = 0
-        # Sharded weights are whole only inside the model's own forward, not when chunks are
-        # recomputed.
+        # Sharded weights are whole in the model's own forward only; chunks are recomputed after it.
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         self.chunk_head = not sharded and head_gives_logits(model)
 
@@ -129,8 +128,7 @@ class LossmaskTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         if not float(weight) > 0:
             raise PreparedDataError(
                 f"step {self.state.global_step + 1}: no token of the batch is supervised, so there "
-                "is no "
-                "loss. Leave examples without supervised tokens out of the training data.",
+                "is no loss. Leave examples without supervised tokens out of the training data.",
                 reason="no_supervised_token",
             )
         self.tokens += int(tokens)
@@ -157,8 +155,7 @@ class LossmaskTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         """
         losses = self._token_losses(model, inputs)
         divisor = supervised_weight(inputs) if num_items_in_batch is None else num_items_in_batch
-        # Distributed training averages gradients over the processes; the divisor already spans
-        # them.
+        # Gradients are averaged over the processes, but the divisor already spans them.
         processes = 1 if num_items_in_batch is None else self.accelerator.num_processes
         loss = losses.weighted_sum() * processes / divisor.to(losses.nll.device)
         return (loss, losses) if return_outputs else loss
@@ -220,10 +217,8 @@ class LossmaskTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         if not math.isfinite(loss):
             raise LossmaskError(
                 f"the loss is {loss} at step {self.state.global_step}: the model's weights are no "
-                "longer "
-                "usable. Lower the learning rate or the precision's risk (bf16 instead of fp16), "
-                "and "
-                "start from the last checkpoint before it.",
+                "longer usable. Lower the learning rate or the precision's risk (bf16 instead of "
+                "fp16), and start from the last checkpoint before it.",
                 reason="loss_not_finite",
             )
         if "loss" in logs:
@@ -251,8 +246,7 @@ def _refuse_unsupported(args: TrainingArguments) -> None:
         if getattr(args, name, None):
             raise PolicyError(
                 f"the training argument {name}={getattr(args, name)!r} does not work here: {why}. "
-                "Leave "
-                "it out."
+                "Leave it out."
             )
     if args.n_gpu > 1:
         raise PolicyError(
@@ -293,9 +287,8 @@ def _metrics(sums: Tensor) -> dict[str, float]:
     total = dict(zip(_SUMS, sums.tolist(), strict=True))
     if not total["weight"] > 0:
         raise PreparedDataError(
-            "no token of the evaluation data is supervised, so there is no loss to report. Prepare "
-            "it "
-            "with the policy of the training data.",
+            "no token of the evaluation data is supervised, so there is no loss to report. "
+            "Prepare it with the policy of the training data.",
             reason="no_supervised_token",
         )
     metrics = {
