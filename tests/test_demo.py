@@ -13,9 +13,6 @@ pytest.importorskip("torch")
 
 from lossmask import Encoder
 from lossmask.demo import (
-    HELD_OUT_ROWS,
-    MODEL,
-    TRAINING_ROWS,
     DemoResult,
     Message,
     Question,
@@ -28,6 +25,7 @@ from lossmask.demo import (
     run_demo,
     training_items,
 )
+from lossmask.embedded import DEMO_CONVERSATIONS, DEMO_HELDOUT, DEMO_MODEL
 from lossmask.errors import InputError
 
 MAIL: list[Message] = [
@@ -40,7 +38,7 @@ MAIL: list[Message] = [
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return Encoder.from_pretrained(MODEL)
+    return Encoder.from_pretrained(DEMO_MODEL)
 
 
 def users(path: Path) -> set[str]:
@@ -49,19 +47,19 @@ def users(path: Path) -> set[str]:
 
 
 def test_no_held_out_mail_is_trained_on() -> None:
-    assert not users(TRAINING_ROWS) & users(HELD_OUT_ROWS)
+    assert not users(DEMO_CONVERSATIONS) & users(DEMO_HELDOUT)
 
 
 def test_the_data_has_single_turns_two_turns_and_system_messages() -> None:
-    for path in (TRAINING_ROWS, HELD_OUT_ROWS):
+    for path in (DEMO_CONVERSATIONS, DEMO_HELDOUT):
         shapes = {"-".join(message["role"][0] for message in row) for row in load_rows(path)}
         assert shapes == {"u-a", "u-a-u-a", "s-u-a", "s-u-a-u-a"}
 
 
 def test_assets_are_small() -> None:
-    sizes = {path.name: path.stat().st_size for path in MODEL.iterdir()}
+    sizes = {path.name: path.stat().st_size for path in DEMO_MODEL.iterdir()}
     assert sum(sizes.values()) < 5_000_000
-    assert TRAINING_ROWS.stat().st_size < 300_000
+    assert DEMO_CONVERSATIONS.stat().st_size < 300_000
 
 
 def test_a_missing_asset_is_named(tmp_path: Path) -> None:
@@ -100,7 +98,7 @@ def test_the_arms_differ_in_labels_alone(encoder: Encoder) -> None:
 
 
 def test_answers_do_not_depend_on_what_else_is_asked(encoder: Encoder) -> None:
-    asked = questions(load_rows(HELD_OUT_ROWS)[:6])
+    asked = questions(load_rows(DEMO_HELDOUT)[:6])
     model = load_model().train()
     together = answers(model, encoder.tokenizer, asked)
     assert together == answers(model, encoder.tokenizer, asked, batch_size=1)
@@ -127,7 +125,7 @@ def test_the_short_demo_learns_with_the_mask(quick_result: tuple[DemoResult, str
 def test_the_short_demo_reports_what_it_measured(quick_result: tuple[DemoResult, str]) -> None:
     result, output = quick_result
     for prediction, question in zip(
-        result.predictions, questions(load_rows(HELD_OUT_ROWS)), strict=False
+        result.predictions, questions(load_rows(DEMO_HELDOUT)), strict=False
     ):
         assert prediction.expected == question.answer
         assert prediction.prompt == question.messages[-1]["content"]

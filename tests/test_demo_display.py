@@ -9,12 +9,13 @@ import pytest
 pytest.importorskip("torch")
 
 from lossmask import Encoder
-from lossmask.demo import MODEL, Arm, DemoResult, epochs_until_right
+from lossmask.demo import Arm, DemoResult, epochs_until_right
 from lossmask.demo_display import drawn, verdict
+from lossmask.embedded import DEMO_MODEL
 
 
 def test_the_drawing_sets_off_exactly_the_completions() -> None:
-    [example] = Encoder.from_pretrained(MODEL).encode(
+    [example] = Encoder.from_pretrained(DEMO_MODEL).encode(
         [
             {"role": "user", "content": "The sofa broke."},
             {"role": "assistant", "content": "repairs | urgent | phone"},

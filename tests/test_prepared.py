@@ -114,16 +114,24 @@ def test_large_lists_are_read_too(tmp_path: Path) -> None:
     assert load_prepared(tmp_path)[0]["input_ids"].tolist() == [7, 8, 2]
 
 
-def test_this_module_alone_imports_no_torch() -> None:
-    folder = Path(lossmask.prepared.__file__).parent
-    code = (
-        "import sys, types\n"
-        "package = types.ModuleType('lossmask')\n"  # without what lossmask/__init__.py imports
-        f"package.__path__ = [{str(folder)!r}]\n"
-        "sys.modules['lossmask'] = package\n"
-        "import lossmask.prepared\n"
-        "sys.exit('torch' in sys.modules)\n"
-    )
+def test_items_cannot_be_written_to(tmp_path: Path) -> None:
+    data = load_prepared(write_prepared(tmp_path, [tiny_examples(1)]))
+    with pytest.raises(ValueError, match="read-only"):
+        data[0]["input_ids"][0] = 1
+
+
+def test_the_columns_take_16_bytes_a_token_and_keep_no_arrow_memory(tmp_path: Path) -> None:
+    write_prepared(tmp_path, [tiny_examples(40), tiny_examples(30)])
+    before = pa.total_allocated_bytes()
+    data = load_prepared(tmp_path)
+    columns = [values for block in data.blocks for values in block.columns.values()]
+    assert sum(values.nbytes for values in columns) == 16 * data.manifest["tokens"]
+    assert all(values.base is None for values in columns)
+    assert pa.total_allocated_bytes() - before <= 64 * len(data)  # the rows, in Arrow's granules
+
+
+def test_importing_this_module_imports_no_torch() -> None:
+    code = "import sys, lossmask.prepared; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -161,6 +169,7 @@ def test_a_manifest_that_is_no_json_is_named(tmp_path: Path) -> None:
         ({"shards": [{"file": "../x.parquet", "examples": 4}]}, "not a file of this folder"),
         ({"shards": [{"file": "x.parquet", "examples": 4}]}, r"x\.parquet: .*it is not there"),
         ({"shards": [{"file": "part-00000.parquet", "examples": 5}]}, "holds 4 .* says 5"),
+        ({"chat_template": None}, "chat_template is not the source of a template"),
         ({"tokenizer": None}, "tokenizer is not an object"),
         ({"tokenizer": {"stop_ids": ["</s>"]}}, r"tokenizer\.stop_ids is \['</s>'\]"),
         ({"examples": 5}, "examples is 5, but the shards hold 4"),

@@ -1,270 +1,42 @@
-"""Updates are those of the global batch, evaluation that of all tokens, a resumed run the same."""
+"""A resumed run is the same run, and the saved model stops where it was trained to stop."""
 
 from __future__ import annotations
 
 import json
-import logging
 import shutil
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 from torch import Tensor
-from torch.nn import functional
-from torch.utils.data import Dataset
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    PreTrainedTokenizerFast,
+    GenerationConfig,
     TrainerCallback,
-    TrainingArguments,
 )
 
-from lossmask.collate import PaddedCollator
 from lossmask.errors import InputError, LossmaskError, PolicyError, PreparedDataError
-from lossmask.training import LoraSettings, LossmaskTrainer, TrainingResult, train
+from lossmask.training import LoraSettings, TrainingResult, train
 from tests.tiny_models import (
+    EOS,
     STOP,
     VOCAB_SIZE,
-    Example,
+    Rows,
+    assert_same,
+    parameters,
     tiny_examples,
     tiny_model,
     write_prepared,
+    write_tokenizer,
 )
 
 pytestmark = pytest.mark.filterwarnings(
     # PEFT 0.21 reads an attribute that transformers 5.23 has renamed; nothing here can change that.
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def arguments(folder: Path, **changes: Any) -> TrainingArguments:
-    settings: dict[str, Any] = {
-        "output_dir": str(folder),
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-        "save_strategy": "no",
-        "use_cpu": True,
-        "learning_rate": 0.05,
-        "lr_scheduler_type": "constant",
-        "optim": "sgd",
-        "max_grad_norm": 0.0,
-        "per_device_train_batch_size": 8,
-        "max_steps": 1,
-    }
-    return TrainingArguments(**{**settings, **changes})
-
-
-def parameters(model: Any) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.named_parameters()}
-
-
-def assert_same(left: dict[str, Tensor], right: dict[str, Tensor], atol: float) -> None:
-    assert left.keys() == right.keys()
-    for name, values in left.items():
-        torch.testing.assert_close(values, right[name], atol=atol, rtol=0)
-
-
-def weighted_loss(model: Any, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """Return sum(w * nll) and sum(w), one example at a time, by the definition."""
-    total, weight = torch.zeros(()), torch.zeros(())
-    for example in examples:
-        ids = torch.tensor(example["input_ids"][None].astype(np.int64))
-        labels = torch.tensor(example["labels"].astype(np.int64))[1:]
-        weights = torch.tensor(example["loss_weights"])[1:]
-        nll = functional.cross_entropy(
-            model(input_ids=ids).logits[0, :-1], labels, ignore_index=-100, reduction="none"
-        )
-        total, weight = total + (weights * nll).sum(), weight + weights.sum()
-    return total, weight
-
-
-def trained(folder: Path, examples: Any, name: str = "llama", **changes: Any) -> dict[str, Tensor]:
-    model = tiny_model(name)
-    trainer = LossmaskTrainer(model, arguments(folder, **changes), train_dataset=examples)
-    trainer.train()
-    return parameters(model)
-
-
-class Rows(Dataset[dict[str, Any]]):
-    """A torch data set over examples in memory."""
-
-    def __init__(self, examples: Sequence[Example]) -> None:
-        self.examples = examples
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> Example:
-        return self.examples[index]
-
-
-@pytest.mark.parametrize("name", ["llama", "gemma2"])
-def test_one_update_is_the_gradient_step_of_the_definition(tmp_path: Path, name: str) -> None:
-    examples = tiny_examples(8)
-    model = tiny_model(name)
-    total, weight = weighted_loss(model, examples)
-    torch.autograd.backward(total / weight)
-    expected = {key: value.detach() - 0.05 * value.grad for key, value in model.named_parameters()}
-    actual = trained(tmp_path, Rows(examples), name)
-    assert_same(actual, expected, atol=1e-6)
-    assert any(not torch.equal(actual[key], old) for key, old in parameters(model).items())
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
-def test_the_update_does_not_depend_on_batching_or_order(tmp_path: Path, batch_size: int) -> None:
-    examples = tiny_examples(8, seed=3)
-    expected = trained(tmp_path / "whole", Rows(examples))
-    actual = trained(
-        tmp_path / "parts",
-        Rows(examples[::-1]),
-        per_device_train_batch_size=batch_size,
-        gradient_accumulation_steps=-(-8 // batch_size),
-        seed=batch_size,
-    )
-    assert_same(actual, expected, atol=1e-6)
-
-
-def test_three_epochs_of_adam_do_not_depend_on_accumulation(tmp_path: Path) -> None:
-    examples = tiny_examples(20, seed=4)  # 8 + 8 + 4: the last update of an epoch is a short one
-    settings: dict[str, Any] = {
-        "optim": "adamw_torch",
-        "learning_rate": 1e-3,
-        "adam_epsilon": 1e-3,  # keeps Adam from amplifying rounding where a gradient is almost 0
-        "max_steps": -1,
-        "num_train_epochs": 3,
-        "max_grad_norm": 1.0,
-    }
-    expected = trained(tmp_path / "whole", Rows(examples), **settings)
-    actual = trained(
-        tmp_path / "parts",
-        Rows(examples),
-        **settings,
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=4,
-    )
-    assert_same(actual, expected, atol=1e-6)
-
-
-def test_a_micro_batch_without_supervised_token_leaves_the_update_as_it_is(tmp_path: Path) -> None:
-    examples = tiny_examples(3)
-    silent = {key: values.copy() for key, values in tiny_examples(1, seed=9)[0].items()}
-    silent["labels"][:] = -100
-    silent["loss_weights"][:] = 0
-    expected = trained(tmp_path / "without", examples)
-    actual = trained(
-        tmp_path / "with",
-        [*examples, silent],
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=4,
-    )
-    assert_same(actual, expected, atol=1e-6)
-    with pytest.raises(PreparedDataError, match="step 1: no token of the batch is supervised"):
-        trained(tmp_path / "only", [silent])
-
-
-def test_logged_loss_is_that_of_the_global_batch(tmp_path: Path) -> None:
-    examples = tiny_examples(8)
-    model = tiny_model("llama")
-    with torch.no_grad():
-        total, weight = weighted_loss(model, examples)
-    settings = arguments(
-        tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4, logging_steps=1
-    )
-    trainer = LossmaskTrainer(model, settings, train_dataset=examples)
-    trainer.train()
-    log = trainer.state.log_history[0]
-    assert log["loss"] == pytest.approx((total / weight).item(), abs=1e-6)
-    assert log["tokens"] == sum(len(example["input_ids"]) for example in examples)
-    assert log["supervised_tokens"] == sum(
-        int((example["labels"] != -100).sum()) for example in examples
-    )
-
-
-@pytest.mark.parametrize("name", ["llama", "gemma2"])
-def test_evaluation_is_that_of_the_definition_for_every_batch_size(
-    tmp_path: Path, name: str
-) -> None:
-    examples = tiny_examples(17, seed=5)
-    model = tiny_model(name)
-    with torch.no_grad():
-        total, weight = weighted_loss(model, examples)
-        correct, stops = [], []
-        for example in examples:
-            ids = torch.tensor(example["input_ids"][None].astype(np.int64))
-            best = model(input_ids=ids).logits[0, :-1].argmax(-1).numpy()
-            chosen = example["labels"][1:] != -100
-            correct += (best == example["input_ids"][1:])[chosen].tolist()
-            stops += (example["input_ids"][1:] == STOP)[chosen].tolist()
-    tokens = sum(len(example["input_ids"]) for example in examples)
-    for batch_size in (1, 7, 17):
-        trainer = LossmaskTrainer(
-            model,
-            arguments(tmp_path, per_device_eval_batch_size=batch_size),
-            eval_dataset=Rows(examples),
-            stop_ids=[STOP],
-        )
-        metrics = trainer.evaluate()
-        assert metrics["eval_loss"] == pytest.approx((total / weight).item(), abs=1e-6)
-        assert metrics["eval_token_accuracy"] == pytest.approx(np.mean(correct))
-        hits = [right for right, stop in zip(correct, stops, strict=True) if stop]
-        assert len(hits) == 17
-        assert metrics["eval_stop_accuracy"] == pytest.approx(np.mean(hits))
-        assert metrics["eval_supervised_tokens"] == len(correct)
-        assert metrics["eval_supervised_share"] == pytest.approx(len(correct) / tokens)
-
-
-def test_evaluation_over_nothing_supervised_is_an_error(tmp_path: Path) -> None:
-    examples = [{"input_ids": [5, 6, 7], "labels": [-100] * 3}]
-    trainer = LossmaskTrainer(tiny_model("llama"), arguments(tmp_path), eval_dataset=examples)
-    with pytest.raises(PreparedDataError, match="no token of the evaluation data is supervised"):
-        trainer.evaluate()
-
-
-def test_several_evaluation_sets_are_reported_by_name(tmp_path: Path) -> None:
-    sets = {"easy": Rows(tiny_examples(3)), "hard": Rows(tiny_examples(2, seed=1))}
-    trainer = LossmaskTrainer(tiny_model("llama"), arguments(tmp_path), eval_dataset=sets)
-    assert {"eval_easy_loss", "eval_hard_loss"} < trainer.evaluate().keys()
-
-
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
-    model = tiny_model("llama")
-    with torch.no_grad():
-        model.lm_head.weight.fill_(float("nan"))
-    settings = arguments(tmp_path, logging_steps=1, logging_nan_inf_filter=False)
-    trainer = LossmaskTrainer(model, settings, train_dataset=tiny_examples(8))
-    with pytest.raises(LossmaskError, match="the loss is nan at step 1") as caught:
-        trainer.train()
-    assert caught.value.reason == "loss_not_finite"
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"label_smoothing_factor": 0.1}, {"bf16_full_eval": True}, {"use_liger_kernel": True}],
-)
-def test_arguments_whose_effect_would_be_lost_are_refused(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    with pytest.raises(PolicyError, match=f"{next(iter(changes))}=.* does not work here"):
-        LossmaskTrainer(tiny_model("llama"), arguments(tmp_path, **changes))
-
-
-# ---- train() on a folder ---------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -275,26 +47,19 @@ def model_path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tokenizer_path(tmp_path: Path) -> Path:
-    words = {f"w{index}": index for index in range(VOCAB_SIZE)}
-    path = tmp_path / "tokenizer"
-    tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w2").save_pretrained(path)
-    return path
-
-
-@pytest.fixture
-def prepared(tmp_path: Path, tokenizer_path: Path) -> Path:
+def prepared(tmp_path: Path) -> Path:
     examples = tiny_examples(20)
     return write_prepared(
         tmp_path / "prepared",
         [examples[:9], examples[9:]],
         rows=[index // 2 for index in range(20)],
-        tokenizer_path=str(tokenizer_path),
+        tokenizer_path=str(write_tokenizer(tmp_path / "tokenizer", "{{ 'its own' }}")),
+        chat_template=TEMPLATE,
     )
 
 
 FAST: dict[str, Any] = {"use_cpu": True}
+TEMPLATE = "{% for message in messages %}{{ message.content }}\n{% endfor %}"
 
 
 def run(prepared: Any, model: Any, output: Path, **changes: Any) -> TrainingResult:
@@ -387,22 +152,25 @@ def test_a_killed_run_resumed_gives_the_weights_of_one_never_killed(
     assert_same(saved(tmp_path / "cut"), saved(tmp_path / "whole"), atol=0)
 
 
-def test_a_half_written_checkpoint_is_passed_over(
-    prepared: Path, model_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_finished_run_that_ended_within_an_epoch_makes_no_step_more(
+    prepared: Path, model_path: Path, tmp_path: Path
 ) -> None:
-    settings: dict[str, Any] = {
-        "training_arguments": {**FAST, "save_steps": 2, "save_strategy": "steps"}
-    }
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run(prepared, model_path, whole, **settings)
-    with pytest.raises(KeyboardInterrupt):
-        run(prepared, model_path, cut, **settings, callbacks=[Kill(5)])
-    state = cut / "checkpoint-4" / "trainer_state.json"
-    state.write_text(state.read_text()[:50])
-    with caplog.at_level(logging.WARNING, logger="lossmask"):
-        assert run(prepared, model_path, cut, **settings, resume=True).resumed_from == 2
-    assert "checkpoint-4 was not written to its end" in caplog.text
-    assert_same(saved(cut), saved(whole), atol=0)
+    run(prepared, model_path, tmp_path / "out", max_steps=3)
+    before = saved(tmp_path / "out")
+    result = run(prepared, model_path, tmp_path / "out", max_steps=3, resume=True)
+    assert (result.steps, result.resumed_from, result.tokens) == (3, 3, 0)
+    assert result.train_loss is None
+    assert_same(saved(tmp_path / "out"), before, atol=0)
+
+
+def test_the_last_step_is_logged_whatever_the_interval(
+    prepared: Path, model_path: Path, tmp_path: Path
+) -> None:
+    result = run(prepared, model_path, tmp_path / "out", max_steps=3)
+    log = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert [(entry["step"], entry["loss"]) for entry in log if "loss" in entry] == [
+        (3, pytest.approx(result.train_loss))
+    ]
 
 
 def test_resuming_under_other_settings_is_refused(
@@ -451,18 +219,6 @@ def test_a_model_in_memory_is_trained_in_place_on_examples_in_memory(tmp_path: P
     assert_same(saved(tmp_path / "out"), parameters(model), atol=0)
 
 
-def test_examples_without_weights_train_like_examples_with_weights_of_one(tmp_path: Path) -> None:
-    plain = [
-        {"input_ids": example["input_ids"], "labels": example["labels"]}
-        for example in tiny_examples(8)
-    ]
-    ones = [
-        {**example, "loss_weights": (example["labels"] != -100).astype(np.float32)}
-        for example in plain
-    ]
-    assert_same(trained(tmp_path / "a", plain), trained(tmp_path / "b", ones), atol=0)
-
-
 def test_held_out_rows_keep_all_their_examples_together(
     prepared: Path, model_path: Path, tmp_path: Path
 ) -> None:
@@ -482,29 +238,63 @@ def test_held_out_rows_keep_all_their_examples_together(
     assert not {index // 2 for index in train_indices} & {index // 2 for index in eval_indices}
 
 
-def test_left_padding_trains_like_right_padding(tmp_path: Path) -> None:
-    results = []
-    for side in ("right", "left"):
-        model = tiny_model("gpt2")
-        collator = PaddedCollator(pad_token_id=0, padding_side=side)
-        LossmaskTrainer(
-            model,
-            arguments(tmp_path / side),
-            train_dataset=tiny_examples(8),
-            data_collator=collator,
-        ).train()
-        results.append(parameters(model))
-    assert_same(results[0], results[1], atol=1e-6)
+def generation_eos(folder: Path) -> Any:
+    return GenerationConfig.from_pretrained(folder).eos_token_id
 
 
-def test_a_tokenizer_that_cannot_be_loaded_is_said(
-    model_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)])
+def test_the_saved_model_stops_where_it_was_trained_to_stop(
+    prepared: Path, model_path: Path, tmp_path: Path, lora: LoraSettings | None
 ) -> None:
-    folder = write_prepared(tmp_path / "data", [tiny_examples(4)], tokenizer_path="no/such-one")
-    with caplog.at_level(logging.WARNING, logger="lossmask"):
-        run(folder, model_path, tmp_path / "out", max_steps=1)
-    assert "the tokenizer no/such-one cannot be loaded" in caplog.text
-    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert generation_eos(model_path) == EOS
+    run(prepared, model_path, tmp_path / "out", max_steps=1, lora=lora)
+    assert generation_eos(tmp_path / "out") == [EOS, STOP]
+    if lora is None:  # PEFT saves no generation_config in its checkpoints
+        assert generation_eos(tmp_path / "out" / "checkpoint-1") == [EOS, STOP]
+
+
+@pytest.mark.parametrize(
+    ("before", "given", "after"),
+    [
+        (None, None, [EOS, STOP]),
+        ([9, STOP], None, [9, STOP, EOS]),
+        ([STOP, EOS], None, [STOP, EOS]),
+        (EOS, [7], [EOS, STOP, 7]),
+    ],
+)
+def test_stop_ids_are_added_to_those_that_generation_has(
+    prepared: Path, tmp_path: Path, before: Any, given: Any, after: list[int]
+) -> None:
+    model = tiny_model("llama")
+    model.generation_config.eos_token_id = before
+    run(prepared, model, tmp_path / "out", max_steps=1, stop_ids=given)
+    assert model.generation_config.eos_token_id == generation_eos(tmp_path / "out") == after
+
+
+def test_examples_in_memory_without_stop_ids_leave_generation_as_it_is(tmp_path: Path) -> None:
+    run(tiny_examples(4), tiny_model("llama"), tmp_path / "out", max_steps=1)
+    assert generation_eos(tmp_path / "out") == EOS
+    assert not (tmp_path / "out" / "tokenizer.json").exists()
+
+
+def test_a_published_generation_config_that_contradicts_itself_can_be_saved(
+    prepared: Path, model_path: Path, tmp_path: Path
+) -> None:
+    path = model_path / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "temperature": 0.6}))
+    run(prepared, model_path, tmp_path / "out", max_steps=1)
+    assert generation_eos(tmp_path / "out") == [EOS, STOP]
+    assert GenerationConfig.from_pretrained(tmp_path / "out").temperature == 0.6
+
+
+def test_the_saved_tokenizer_has_the_template_of_the_manifest(
+    prepared: Path, model_path: Path, tmp_path: Path
+) -> None:
+    run(prepared, model_path, tmp_path / "out", max_steps=1)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.chat_template == TEMPLATE
+    messages = [{"role": "user", "content": "w7"}]
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == "w7\n"
 
 
 # ---- errors ----------------------------------------------------------------------------------
@@ -513,7 +303,16 @@ def test_a_tokenizer_that_cannot_be_loaded_is_said(
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"training_arguments": {"warmup_step": 3}}, PolicyError, "The nearest is 'warmup_steps'"),
+        (
+            {"training_arguments": {"warmup_step": 3}},
+            PolicyError,
+            "no field of .*TrainingArguments; did you mean 'warmup_steps'",
+        ),
+        (
+            {"training_arguments": {"num_train_epoch": 3}},
+            PolicyError,
+            r"'num_train_epoch', no field (?!.*'num_train_epochs')",
+        ),
         ({"training_arguments": {"seed": 3}}, PolicyError, "'seed': pass seed= instead"),
         (
             {"training_arguments": {"num_train_epochs": 3}},
@@ -590,18 +389,3 @@ def test_an_example_in_memory_without_loss_is_named(model_path: Path, tmp_path: 
     examples = [*tiny_examples(2), {"input_ids": [4, 5], "labels": [4, -100]}]
     with pytest.raises(PreparedDataError, match="example 2 has no token in the loss"):
         run(examples, model_path, tmp_path / "out")
-
-
-def test_an_output_folder_in_use_is_left_alone(
-    prepared: Path, model_path: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"out is not an empty folder"):
-        run(prepared, model_path, out)
-    with pytest.raises(InputError, match="is not the output of `lossmask train`"):
-        run(prepared, model_path, out, resume=True)
-    assert [path.name for path in out.iterdir()] == ["thesis.txt"]
-    with pytest.raises(InputError, match="is not an empty folder"):
-        run(prepared, model_path, out / "thesis.txt")

@@ -1,11 +1,13 @@
-"""Tiny causal language models with random weights, and tiny prepared folders to train them on.
+"""Tiny causal language models with random weights, and tiny data to train them on.
 
 Comes in: an architecture name, or examples. Goes out: a model of a few thousand parameters in
-float32, or a folder as ``lossmask prepare`` writes it. Nothing is downloaded.
+float32, or a folder as ``lossmask prepare`` writes it. Nothing is downloaded. Models are compared
+by `parameters` and `assert_same`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch import Tensor
+from torch.utils.data import Dataset
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
@@ -24,6 +30,7 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
 )
 
 VOCAB_SIZE = 40
@@ -102,7 +109,30 @@ def tiny_model(name: str, *, seed: int = 0, **changes: Any) -> Any:
     return TINY_MODELS[name](**changes).eval()
 
 
+def parameters(model: Any) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def assert_same(left: dict[str, Tensor], right: dict[str, Tensor], atol: float) -> None:
+    assert left.keys() == right.keys()
+    for name, values in left.items():
+        torch.testing.assert_close(values, right[name], atol=atol, rtol=0)
+
+
 Example = dict[str, Any]
+
+
+class Rows(Dataset[Example]):
+    """A torch data set over examples in memory."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[index]
 
 
 def tiny_examples(count: int, *, seed: int = 0) -> list[Example]:
@@ -134,6 +164,17 @@ def tiny_examples(count: int, *, seed: int = 0) -> list[Example]:
     return examples
 
 
+def write_tokenizer(folder: Path, chat_template: Any) -> Path:
+    """Write a tokenizer with the words ``w0`` to ``w39``; its ids are those of the tiny models."""
+    words = {f"w{index}": index for index in range(VOCAB_SIZE)}
+    PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="w0")),
+        eos_token=f"w{EOS}",
+        chat_template=chat_template,
+    ).save_pretrained(folder)
+    return folder
+
+
 PARQUET_SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
@@ -151,6 +192,7 @@ def write_prepared(
     *,
     rows: Sequence[int] | None = None,
     tokenizer_path: str = "no/such/tokenizer",
+    chat_template: str = "{{ messages }}",
     row_group_size: int = 3,
 ) -> Path:
     """Write a prepared folder.
@@ -160,6 +202,7 @@ def write_prepared(
         shards: The examples of each shard.
         rows: Input row of each example over all shards; by default each its own.
         tokenizer_path: What the manifest names as tokenizer.
+        chat_template: What the manifest gives as the template that rendered the rows.
         row_group_size: Examples per Parquet row group.
 
     Returns:
@@ -203,7 +246,8 @@ def write_prepared(
             "stop_ids": [EOS, STOP],
             "fingerprint": "0" * 64,
         },
-        "chat_template_sha256": "0" * 64,
+        "chat_template": chat_template,
+        "chat_template_sha256": hashlib.sha256(chat_template.encode()).hexdigest(),
         "policy": {},
         "versions": {},
     }

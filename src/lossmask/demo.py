@@ -40,17 +40,13 @@ from lossmask.demo_display import (
     print_verdict,
     progress_bars,
 )
+from lossmask.embedded import DEMO_CONVERSATIONS, DEMO_HELDOUT, DEMO_MODEL
 from lossmask.encoder import Encoder
 from lossmask.errors import InputError
 from lossmask.example import Example
 from lossmask.training import train
 
 __all__ = ["Arm", "DemoResult", "Prediction", "run_demo"]
-
-ASSETS = Path(__file__).parent / "assets"
-MODEL = ASSETS / "demo"
-TRAINING_ROWS = ASSETS / "demo_conversations.jsonl"
-HELD_OUT_ROWS = ASSETS / "demo_heldout.jsonl"
 
 RIGHT = 0.95
 """Share of held-out answers, each right to the last character, at which an arm counts as done."""
@@ -68,7 +64,7 @@ class Settings:
     """Conversations to train on."""
     held_out_rows: int = 80
     """Conversations whose answers are predicted."""
-    epochs: int = 12
+    epochs: int = 10
     """Passes over the rows at most; an arm ends sooner once its answers are right."""
     batch_size: int = 8
     """Examples per optimizer step."""
@@ -76,7 +72,7 @@ class Settings:
     """Peak and plateau, after a short warm-up."""
 
 
-QUICK = Settings(rows=128, held_out_rows=32, epochs=3)
+QUICK = Settings(rows=96, held_out_rows=32, epochs=3)
 """Seconds instead of minutes: enough to see the answers improve."""
 
 
@@ -346,7 +342,7 @@ def train_arm(lesson: _Lesson, progress: Progress, *, completions_only: bool) ->
 
 def load_model() -> PreTrainedModel:
     """Load the shipped model in float32."""
-    return AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    return AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32)
 
 
 @contextmanager
@@ -376,11 +372,11 @@ def run_demo(console: Console, *, seed: int = 0, quick: bool = False) -> DemoRes
         InputError: An asset of the package is missing.
     """
     settings = QUICK if quick else Settings()
-    encoder = Encoder.from_pretrained(MODEL)
-    rows = load_rows(TRAINING_ROWS)[: settings.rows]
+    encoder = Encoder.from_pretrained(DEMO_MODEL)
+    rows = load_rows(DEMO_CONVERSATIONS)[: settings.rows]
     examples = [example for messages in rows for example in encoder.encode(messages)]
     print_prepared(console, rows, examples)
-    asked = questions(load_rows(HELD_OUT_ROWS)[: settings.held_out_rows])
+    asked = questions(load_rows(DEMO_HELDOUT)[: settings.held_out_rows])
     with without_progress_bars(), progress_bars(console) as progress:
         task = progress.add_task("before", total=1, note=f"answering {len(asked)} held-out prompts")
         before = answers(load_model(), encoder.tokenizer, asked)

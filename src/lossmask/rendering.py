@@ -7,6 +7,7 @@ is an error.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from jinja2 import TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import _alias_reasoning_fields, _plain_template_data
 
 from lossmask.errors import TemplateError, TokenizerError
 from lossmask.template_environment import TracedMessage, TracingEnvironment
@@ -216,16 +216,35 @@ class ChatTemplate:
     ) -> tuple[str, tuple[Leaf, ...]]:
         environment, compiled = self._compile(self.source(tools))
         environment.begin()
-        traced, leaves = trace_messages(messages)
-        variables = {**self.tokenizer.special_tokens_map, **(template_variables or {})}
+        seen = self._seen_by_template(messages, tools, template_variables or {})
+        traced, leaves = trace_messages(seen.pop("messages"))
         text: str = compiled.render(
-            messages=traced,
-            tools=None if tools is None else _plain_template_data(list(tools)),
-            documents=None,
-            add_generation_prompt=add_generation_prompt,
-            **_plain_template_data(variables),
+            messages=traced, documents=None, add_generation_prompt=add_generation_prompt, **seen
         )
         return text, leaves
+
+    def _seen_by_template(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Any] | None,
+        template_variables: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Return the variables a template is given, as transformers prepares them.
+
+        transformers drops keys, adds aliases of the reasoning field and makes everything plain JSON,
+        more so with each version. A template that prints its own variables tells what they are.
+        """
+        names = {"messages", "tools", *self.tokenizer.special_tokens_map, *template_variables}
+        listing = ", ".join(f"{json.dumps(name)}: {name}" for name in sorted(names))
+        printed = self.tokenizer.apply_chat_template(
+            list(messages),
+            tools=tools,
+            chat_template="{{ {" + listing + "} | tojson }}",
+            tokenize=False,
+            **template_variables,
+        )
+        seen: dict[str, Any] = json.loads(printed)
+        return seen
 
     def _compile(self, source: str) -> tuple[TracingEnvironment, Any]:
         if source not in self._compiled:
@@ -261,16 +280,10 @@ def shared_length(a: str, b: str) -> int:
 
 
 def trace_messages(messages: Sequence[Message]) -> tuple[list[Message], tuple[Leaf, ...]]:
-    """Copy a conversation with every string but the roles traced.
-
-    The copy is what transformers hands to templates: keys whose value is None are gone, and the
-    names of the reasoning field are aliases of each other (transformers.utils.chat_template_utils).
-    """
-    present = [{k: v for k, v in message.items() if v is not None} for message in messages]
-    plain = _alias_reasoning_fields(_plain_template_data(present))
+    """Copy a conversation with every string but the roles traced."""
     leaves: list[Leaf] = []
     traced: list[Message] = []
-    for index, message in enumerate(plain):
+    for index, message in enumerate(messages):
         items = {
             key: value if key in _UNTRACED_KEYS else _traced(value, index, key, leaves)
             for key, value in message.items()

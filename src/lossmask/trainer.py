@@ -20,6 +20,7 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainerControl,
+    TrainerState,
     TrainingArguments,
 )
 from transformers.trainer_utils import EvalLoopOutput
@@ -90,7 +91,7 @@ class LossmaskTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             data_collator=data_collator or PaddedCollator(pad_token_id=0),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            callbacks=list(callbacks),
+            callbacks=[_LogLastStep(), *callbacks],
         )
         self.remove_callback(PrinterCallback)  # a library does not print
         self.stop_ids = sorted(set(stop_ids))
@@ -115,12 +116,15 @@ class LossmaskTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             device: Where the weight is wanted.
 
         Returns:
-            The batches, and a float32 scalar: the sum of the loss weights of the global batch.
+            The batches, and a float32 scalar: the sum of the loss weights of the global batch. No
+            batches and None once the run has made its last step.
 
         Raises:
             PreparedDataError: Nothing in the global batch is supervised.
         """
-        batches = list(itertools.islice(epoch_iterator, num_batches))
+        # A finished run that is resumed in the middle of an epoch would make one step more.
+        finished = self.state.global_step >= self.state.max_steps
+        batches = [] if finished else list(itertools.islice(epoch_iterator, num_batches))
         if not batches:
             return batches, None
         counts = torch.stack([_counts(batch) for batch in batches]).sum(dim=0).to(device)
@@ -239,6 +243,16 @@ class LossmaskTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
             return self.model
         prepared: nn.Module = self.accelerator.prepare_model(model, evaluation_mode=True)
         return prepared
+
+
+class _LogLastStep(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """Log after the last step: losses not logged are missing those of the other processes."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True
 
 
 def _refuse_unsupported(args: TrainingArguments) -> None:

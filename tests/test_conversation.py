@@ -1,0 +1,224 @@
+"""A row is a checked conversation, or an error that names message and key."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from lossmask import ConversationError
+from lossmask.conversation import ROLES, read_conversation
+from tests.scenarios import WEATHER, assistant, call, system, user
+
+PAIR = [user("q"), assistant("a")]
+
+
+def refused(messages: object, tools: object = None) -> ConversationError:
+    with pytest.raises(ConversationError) as info:
+        read_conversation(messages, tools)
+    return info.value
+
+
+def test_messages_and_tools_are_kept_as_they_are() -> None:
+    messages = [system("s"), user("q"), assistant("a", tool_calls=[call("f", {"x": 1})], extra=2)]
+    conversation = read_conversation(messages, [WEATHER])
+    assert list(conversation.messages) == messages
+    assert conversation.tools == (WEATHER,)
+    assert conversation.weights == (1.0, 1.0, 1.0)
+    assert conversation.trained == (2,)
+
+
+def test_training_keys_are_not_shown_to_the_template() -> None:
+    conversation = read_conversation([user("q"), assistant("a", train=True, weight=0.5)])
+    assert conversation.messages[1] == assistant("a")
+    assert conversation.weights == (1.0, 0.5)
+
+
+def test_the_given_messages_are_not_changed() -> None:
+    message = assistant("a", train=False)
+    read_conversation([user("q"), message])
+    assert message == assistant("a", train=False)
+
+
+@pytest.mark.parametrize(
+    ("keys", "weight"),
+    [
+        ({}, 1.0),
+        ({"train": True}, 1.0),
+        ({"train": False}, 0.0),
+        ({"train": None, "weight": None}, 1.0),
+        ({"weight": 0}, 0.0),
+        ({"weight": 0.25}, 0.25),
+        ({"weight": 3}, 3.0),
+        ({"train": True, "weight": 2}, 2.0),
+        ({"train": False, "weight": 0}, 0.0),
+    ],
+)
+def test_train_and_weight_set_the_weight_of_a_message(keys: dict[str, Any], weight: float) -> None:
+    conversation = read_conversation([user("q"), assistant("a", **keys), assistant("b")])
+    assert conversation.weights == (1.0, weight, 1.0)
+    assert conversation.trained == ((1, 2) if weight else (2,))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_known_role_is_read(role: str) -> None:
+    conversation = read_conversation([{"role": role, "content": "x"}, assistant("a")])
+    assert conversation.messages[0]["role"] == role
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": []},
+        {"role": "assistant", "content": [{"type": "text", "text": "x"}]},
+        {"role": "assistant", "tool_calls": [call("f", {})]},
+        {"role": "assistant", "content": None, "tool_calls": [call("f", {})]},
+        {"role": "assistant", "reasoning_content": "r"},
+        {"role": "assistant", "content": None, "thinking": "r"},
+        {"role": "assistant", "content": None, "reasoning": "r"},
+    ],
+)
+def test_content_may_be_text_parts_or_stand_ins(message: dict[str, Any]) -> None:
+    assert read_conversation([user("q"), message]).messages[1] == message
+
+
+@pytest.mark.parametrize(
+    ("tools", "kept"),
+    [
+        (None, None),
+        ([], None),
+        ("[]", None),
+        ("null", None),
+        ([WEATHER], (WEATHER,)),
+        ((WEATHER,), (WEATHER,)),
+        ('[{"type": "function"}]', ({"type": "function"},)),
+    ],
+)
+def test_tools_are_a_list_or_the_same_as_json(tools: object, kept: object) -> None:
+    assert read_conversation(PAIR, tools).tools == kept
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason", "index", "detail"),
+    [
+        (None, "bad_conversation", None, "'messages' must be a list, got null"),
+        ("hi", "bad_conversation", None, "'messages' must be a list, got a string"),
+        ({"role": "user"}, "bad_conversation", None, "'messages' must be a list, got an object"),
+        (7, "bad_conversation", None, "'messages' must be a list, got int 7"),
+        ([], "empty_conversation", None, "'messages' is empty"),
+        (
+            [user("q"), system("s")],
+            "no_assistant",
+            None,
+            "no message has the role 'assistant': there is nothing to train on",
+        ),
+        (
+            [user("q"), "a"],
+            "bad_conversation",
+            1,
+            "expected an object with 'role' and 'content', got a string",
+        ),
+        (
+            [{"content": "x", "from": "human"}],
+            "missing_key",
+            0,
+            "the key 'role' is missing; keys found: content, from",
+        ),
+        ([{}], "missing_key", 0, "the key 'role' is missing; keys found: none"),
+        (
+            [user("q"), {"role": "bot", "content": "x"}],
+            "unknown_role",
+            1,
+            "unknown role 'bot'; known: system, developer, user, assistant, tool, function",
+        ),
+        ([{"role": ["user"], "content": "x"}], "unknown_role", 0, "unknown role ['user']; known: "),
+        ([{"role": "user"}], "missing_key", 0, "the key 'content' is missing"),
+        ([user(None)], "missing_key", 0, "'content' is null and there are no 'tool_calls'"),
+        (
+            [{"role": "assistant", "tool_calls": []}],
+            "missing_key",
+            0,
+            "the key 'content' is missing",
+        ),
+        (
+            [user(5)],
+            "bad_conversation",
+            0,
+            "'content' must be a string or a list of parts, got int 5",
+        ),
+        (
+            [user({"text": "x"})],
+            "bad_conversation",
+            0,
+            "'content' must be a string or a list of parts, got an object",
+        ),
+        (
+            [assistant("a", tool_calls="f()")],
+            "bad_conversation",
+            0,
+            "'tool_calls' must be a list, got a string",
+        ),
+        ([assistant("a", train=1)], "bad_conversation", 0, "'train' must be true or false, got 1"),
+        (
+            [assistant("a", weight=-1)],
+            "bad_conversation",
+            0,
+            "'weight' must be a number >= 0, got -1",
+        ),
+        ([assistant("a", weight="1")], "bad_conversation", 0, "must be a number >= 0, got '1'"),
+        ([assistant("a", weight=True)], "bad_conversation", 0, "must be a number >= 0, got True"),
+        (
+            [assistant("a", weight=float("nan"))],
+            "bad_conversation",
+            0,
+            "'weight' must be a number >= 0, got nan",
+        ),
+        (
+            [assistant("a", train=True, weight=0)],
+            "bad_conversation",
+            0,
+            "'train' is True but 'weight' is 0: they contradict each other",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_named(
+    messages: object, reason: str, index: int | None, detail: str
+) -> None:
+    error = refused(messages)
+    assert (error.reason, error.message_index) == (reason, index)
+    assert re.search(re.escape(detail), error.detail)
+
+
+@pytest.mark.parametrize(
+    ("tools", "detail"),
+    [
+        ("[", "'tools' is a string but not JSON: Expecting value: line 1 column 2"),
+        ({}, "'tools' must be a list of objects, got an object"),
+        ([1], "'tools' must be a list of objects, got a list"),
+        ('"x"', "'tools' must be a list of objects, got a string"),
+        ('{"a": 1}', "'tools' must be a list of objects, got an object"),
+    ],
+)
+def test_tools_that_cannot_be_used_are_named(tools: object, detail: str) -> None:
+    assert detail in refused(PAIR, tools).detail
+
+
+@pytest.mark.xfail(
+    strict=True, raises=(RecursionError, ValueError), reason="only JSONDecodeError is caught"
+)
+@pytest.mark.parametrize("tools", ["[" * 100_000, "[" + "1" * 5000 + "]"])
+def test_tools_whose_json_python_cannot_read_are_refused(tools: str) -> None:
+    assert "'tools' is a string but not JSON" in refused(PAIR, tools).detail
+
+
+@pytest.mark.xfail(
+    strict=True, raises=(OverflowError, pytest.fail.Exception), reason="float32 is not considered"
+)
+@pytest.mark.parametrize("weight", [10**400, 1e300, 1e-50])
+def test_a_weight_that_float32_cannot_hold_is_refused(weight: float) -> None:
+    assert (
+        "'weight' must be a number >= 0"
+        in refused([user("q"), assistant("a", weight=weight)]).detail
+    )
