@@ -130,11 +130,8 @@ class Oracle:
             _require(not rest.strip(), f"message {index}: {rest!r} was left out")
             return
         _require(kind == "content_dropped", f"message {index} has a prompt, but {kind}")
-        message = self.messages[index]
-        content = message.get("content")
-        parts = [content] if isinstance(content, str) else [strings_in(p) for p in content or []]
-        names = [call["function"]["name"] for call in message.get("tool_calls") or []]
-        lost = [text for text in (*parts, *names) if text.strip() and text.strip() not in rest]
+        message = {k: v for k, v in self.messages[index].items() if k not in ("role", "id")}
+        lost = [text for text in strings_in(message).split("\0") if text.strip() not in rest]
         _require(bool(lost), f"message {index}: left out, but its text is all in {rest!r}")
 
     def _check_mask(self, example: Example) -> None:
@@ -159,12 +156,19 @@ class Oracle:
             rest = full[len(prompt) :]
         elif "context_differs" in kinds:
             _require(before == prompt, f"message {index}: the prompt is {before!r}, not {prompt!r}")
-            rest = example.text[span.start :]
-            _require(full.endswith(rest), f"message {index}: {rest!r} does not end the rendering")
+            at = full.rfind(completion)
+            invitation = self._generation_prompt(index, prompt)
+            _require(at >= 0, f"message {index}: {completion!r} is not in the full rendering")
+            _require(
+                full[:at].endswith(invitation),
+                f"message {index}: {completion!r} does not follow {invitation!r}",
+            )
+            rest = full[at:]
         else:
             _require(MISMATCHES & kinds == {"generation_prompt_mismatch"}, "no finding")
             self._check_common_prefix(index, before, prompt, full)
             rest = full[len(before) :]
+        self._check_no_header(index, completion, prompt, before)
         expected = self._until_stop(rest, index)
         _require(
             completion == expected,
@@ -188,6 +192,23 @@ class Oracle:
         content = str(self.messages[index].get("content") or "")
         starts_answer = bool(content) and full[at:].startswith(content.strip()[:1] or content[:1])
         _require(inside or starts_answer, f"the prompt ends {longest - at} characters early")
+
+    def _generation_prompt(self, index: int, prompt: str) -> str:
+        """Return what the generation prompt adds, cut so as to begin with a whole tag."""
+        at = longest_common(prompt, self.render(index, prompt=False))
+        for match in _TAG.finditer(prompt):
+            if match.start() < at < match.end():
+                at = match.start()
+        return prompt[at:]
+
+    def _check_no_header(self, index: int, completion: str, prompt: str, before: str) -> None:
+        """Require that nothing of the generation prompt is trained again before the answer."""
+        own = [text for text in strings_in(self.messages[index]).split("\0") if text.strip()]
+        starts = [completion.find(text.strip()[:12]) for text in own]
+        lead = completion[: min((at for at in starts if at >= 0), default=0)]
+        missed = prompt[longest_common(before, prompt) :] or self._generation_prompt(index, prompt)
+        twice = [tag for tag in _TAG.findall(missed) if tag in lead and "think" not in tag.lower()]
+        _require(not twice, f"message {index}: {twice} of the prompt is trained in {lead!r}")
 
     def _until_stop(self, rest: str, index: int) -> str:
         """Cut behind the first stop token and those that directly follow, up to eos."""
@@ -233,8 +254,10 @@ class Oracle:
         own = set(_WORD.findall(strings_in(self.messages[index])))
         _require(words <= own, f"message {index}: supervised text holds {words - own}")
         content = strings_in(self.messages[index].get("content"))
-        visible = {word for word in _WORD.findall(content) if word.startswith("A")}
-        _require(visible <= words, f"message {index}: {visible - words} is not supervised")
+        answer = re.split(r"</think>|\[/THINK\]", content)[-1]
+        visible = set(re.findall(r"[^\W_]+", answer))
+        trained = set(re.findall(r"[^\W_]+", completion))
+        _require(visible <= trained, f"message {index}: {visible - trained} is not supervised")
 
 
 def longest_common(a: str, b: str) -> int:
@@ -243,11 +266,11 @@ def longest_common(a: str, b: str) -> int:
 
 
 def strings_in(value: object) -> str:
-    """Return all strings inside a value, one per line."""
+    """Return all strings inside a value, with a NUL between them; keys and types left out."""
     if isinstance(value, dict):
-        return "\n".join(strings_in(item) for item in value.values())
+        return "\0".join(strings_in(item) for key, item in value.items() if key != "type")
     if isinstance(value, list):
-        return "\n".join(strings_in(item) for item in value)
+        return "\0".join(strings_in(item) for item in value)
     return value if isinstance(value, str) else ""
 
 

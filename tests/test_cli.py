@@ -289,16 +289,18 @@ def test_a_template_that_raises_rejects_the_row_and_names_the_message(
     assert record["detail"] == "the chat template raised TemplateError: no bad words"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(TypeError, ValueError, OverflowError, RecursionError, RuntimeWarning),
-    reason="one such row ends the whole run with a traceback",
+SURROGATES = pytest.mark.xfail(
+    strict=True, raises=UnicodeEncodeError, reason="rejected.jsonl cannot be written as UTF-8"
 )
+
+
 @pytest.mark.parametrize(
     "row",
     [
-        {"messages": [user("half an emoji \ud83d"), assistant("a")]},
-        {"messages": [user("half an emoji \ud83d")]},
+        pytest.param(
+            {"messages": [user("half an emoji \ud83d"), assistant("a")]}, marks=SURROGATES
+        ),
+        pytest.param({"messages": [user("half an emoji \ud83d")]}, marks=SURROGATES),
         {"messages": [user("Hi"), assistant("a", weight=1e300)]},
         {"messages": [user("Hi"), assistant("a", weight=10**400)]},
         {**GOOD, "tools": "[" * 100_000},

@@ -100,7 +100,7 @@ def test_roles_are_scaffolding(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def test_blended_strings_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
-    source = "{{ (messages[0].content ~ messages[1].content) | urlencode }}"
+    source = "{{ (messages[0].content ~ messages[1].content) | wordwrap(1) }}"
     with pytest.raises(TemplateError, match="blends several strings") as raised:
         ChatTemplate(tokenizer, source).render([user("a"), assistant("b")])
     assert raised.value.reason == "cannot_trace"

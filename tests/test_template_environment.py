@@ -11,7 +11,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from lossmask import TemplateError
 from lossmask.embedded import DEMO_MODEL
 from lossmask.rendering import ChatTemplate, Rendering
-from lossmask.traced_text import MIXED
+from lossmask.template_environment import TracedMessage
+from lossmask.traced_formatting import safe
+from lossmask.traced_text import MIXED, leaf_text
 from tests.scenarios import Message, assistant, call, system, user
 
 CHAT = [user("Hi <b> a\nb"), assistant("Hello")]
@@ -142,6 +144,7 @@ def test_text_is_attributed_through_template_constructs(
         ("'<' + (m.content | safe)", "&lt;Hi <b> a\nb&lt;Hello", "....Hi <b> a\nb....Hello"),
         ("'%s: %s' | format(m.role, m.content)", None, "......Hi <b> a\nb...........Hello"),
         ("'%s|%%' % m.content", "Hi <b> a\nb|%Hello|%", "Hi <b> a\nb..Hello.."),
+        ("'{}!'.format(m.content)", "Hi <b> a\nb!Hello!", "Hi <b> a\nb.Hello."),
         ("', '.join([m.role, m.content])", None, "......Hi <b> a\nb...........Hello"),
         (
             "m.content ~ none ~ true ~ [m.content]",
@@ -149,6 +152,7 @@ def test_text_is_attributed_through_template_constructs(
             "Hi <b> a\nb..........Hi <b> a\n\nb..Hello..........Hello..",
         ),
         ("[m.content, 'x'] | map('upper') | join", "HI <B> A\nBXHELLOX", "Hi <b> a\nb.Hello."),
+        ("m.content | escape", "Hi &lt;b&gt; a\nbHello", None),
         ("m.content | string | trim", "Hi <b> a\nbHello", "Hi <b> a\nbHello"),
         ("(m.content ~ '!') | title", "Hi <B> A\nB!Hello!", None),
         ("m.content | default('none')", "Hi <b> a\nbHello", "Hi <b> a\nbHello"),
@@ -168,12 +172,10 @@ def test_expressions_keep_the_place_of_each_character(
 @pytest.mark.parametrize(
     "expression",
     [
-        "'{}!'.format(m.content)",
         "'{text:>20}'.format(text=m.content)",
         "m.content | wordwrap(3)",
         "m.content | striptags",
         "m.content | urlize",
-        "m.content | escape",
         "'%30s' % m.content",
         "m.content | replace('', '-')",
         "{'a': m.content} | xmlattr",
@@ -191,7 +193,7 @@ def test_operations_that_cannot_be_followed_keep_the_message(
 def test_two_messages_blended_beyond_recognition_are_refused(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    source = "{{ '{}{}'.format(messages[0].content, messages[1].content) }}"
+    source = "{{ (messages[0].content ~ messages[1].content) | wordwrap(30) }}"
     with pytest.raises(
         TemplateError, match=r"blends several strings into one at 'Hi <b> a"
     ) as info:
@@ -335,6 +337,14 @@ def test_loops_over_other_things_leave_no_marks(tokenizer: PreTrainedTokenizerBa
     assert (rendering.marks, owners(rendering)) == ((), "0000000000.")
 
 
+def test_a_loop_over_messages_and_other_things_marks_the_messages_alone(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    source = "{% for x in [messages[0], 'y', messages[1]] %}{{ x.content or x }}{% endfor %}"
+    expected = [(0, "start", 0), (10, "end", 0), (11, "start", 1), (16, "end", 1)]
+    assert marks(render(tokenizer, source)) == expected
+
+
 def test_a_loop_over_other_things_inside_keeps_the_marks_of_the_message(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
@@ -366,16 +376,18 @@ def test_marks_survive_indentation(tokenizer: PreTrainedTokenizerBase) -> None:
     assert [mark.kind for _, mark in rendering.marks] == ["start", "end"] * 2
 
 
-@pytest.mark.xfail(strict=True, reason="markupsafe.escape drops the origins inside autoescape")
-def test_text_keeps_its_message_inside_autoescape(tokenizer: PreTrainedTokenizerBase) -> None:
-    source = "{% autoescape true %}" + each("{{ m.content }}") + "{% endautoescape %}"
-    assert set(owners(render(tokenizer, source))) == {"0", "1"}
-
-
-@pytest.mark.xfail(strict=True, reason="bytes are not traced: decoded text becomes scaffolding")
-def test_text_keeps_its_message_through_bytes(tokenizer: PreTrainedTokenizerBase) -> None:
-    source = each("{{ m.content.encode('utf-8').decode('utf-8') }}")
-    assert owners(render(tokenizer, source)) == "000000000011111"
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% autoescape true %}" + each("{{ m.content }}") + "{% endautoescape %}",
+        each("{{ m.content.encode('utf-8').decode('utf-8') }}"),
+    ],
+)
+def test_text_that_leaves_strings_is_refused(
+    tokenizer: PreTrainedTokenizerBase, source: str
+) -> None:
+    with pytest.raises(TemplateError, match="lossmask cannot trace|cannot be traced"):
+        render(tokenizer, source)
 
 
 @pytest.mark.xfail(
@@ -415,6 +427,11 @@ def test_a_template_sees_nothing_of_the_tracer(
     tokenizer: PreTrainedTokenizerBase, source: str
 ) -> None:
     assert set(render(tokenizer, source).text) <= set("Undefined, ")
+
+
+def test_traced_values_have_no_public_attribute_of_their_own() -> None:
+    for value, kind in ((leaf_text("x", 0), str), (TracedMessage({}, 0), dict), (safe("x"), str)):
+        assert {name for name in dir(value) if not name.startswith("_")} <= set(dir(kind))
 
 
 @pytest.mark.parametrize(
@@ -483,6 +500,17 @@ def test_a_failed_rendering_leaves_nothing_behind(tokenizer: PreTrainedTokenizer
     assert marks(template.render(CHAT)) == BOTH
     with pytest.raises(TemplateError, match="message 0: "):
         template.render([user("bad"), assistant("x")])
+
+
+def test_an_error_before_every_message_names_none_although_others_were_rendered(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    source = "{{ raise_exception('no') if messages[0].content == 'bad' }}" + each("{{ m.content }}")
+    template = ChatTemplate(tokenizer, source)
+    template.render(CHAT)
+    with pytest.raises(TemplateError, match=r"^the chat template raised") as info:
+        template.render([user("bad"), assistant("x")])
+    assert info.value.message_index is None
 
 
 def test_joining_by_attribute_is_refused_as_untraceable(

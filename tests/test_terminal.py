@@ -243,7 +243,7 @@ def test_the_summary_accounts_for_every_row() -> None:
         "1,230  examples",
         "50,000  tokens",
         "12,500  supervised tokens (25.0%)",
-        "2  no_stop_token: no known stop token ends the turn; name the right one with --stop",
+        f"2  no_stop_token: {FINDING_HELP['no_stop_token']}",
     ]
 
 

@@ -196,7 +196,6 @@ def test_text_that_cannot_be_followed_takes_the_coarse_origin() -> None:
 @pytest.mark.parametrize(
     ("template", "values", "origins"),
     [
-        ("<%s>", a("ab"), ".AA."),
         ("<%s>", (a("ab"),), ".AA."),
         ("%s%%%s", (a("x"), b("yz")), "A.BB"),
         ("%(k)s-%(n)d", {"k": a("xy"), "n": 3}, "AA.."),
@@ -215,6 +214,12 @@ def test_percent_formatting_locates_plain_fields(template: str, values: Any, ori
     assert origin_string(written) == origins
 
 
+def test_percent_formatting_takes_a_single_value_without_a_tuple() -> None:
+    written = percent_format("<%s>", a("ab"))
+    assert written == "<ab>"
+    assert origin_string(written) == ".AA."
+
+
 def test_percent_formatting_keeps_the_origins_of_its_template() -> None:
     written = percent_format(a("x%sy"), (b("!"),))
     assert written == "x!y"
@@ -231,7 +236,7 @@ def test_percent_formatting_of_plain_strings_is_a_plain_string() -> None:
     [
         ("%s %s", (a("x"),), "not enough arguments"),
         ("%s", (a("x"), a("y")), "not all arguments converted"),
-        ("%d", a("x"), "a real number is required"),
+        ("%d", (a("x"),), "a real number is required"),
     ],
 )
 def test_percent_formatting_raises_as_str_does(template: str, values: Any, message: str) -> None:

@@ -72,18 +72,22 @@ def test_leaf_of_names_the_leaf_and_keeps_negative_origins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("operation", "expected"),
     [
-        (traced("ab") + "!", ["0:0", "0:1", "-"]),
-        ("<" + traced("ab"), ["-", "0:0", "0:1"]),
-        (traced("a") + traced("b", 4), ["0:0", "4:0"]),
-        (traced("ab") * 2, ["0:0", "0:1"] * 2),
-        (2 * traced("ab"), ["0:0", "0:1"] * 2),
-        (traced("ab") * -1, []),
+        (lambda text: text + "!", ["0:0", "0:1", "-"]),
+        (lambda text: "<" + text, ["-", "0:0", "0:1"]),
+        (lambda text: text + traced("b", 4), ["0:0", "0:1", "4:0"]),
+        (lambda text: text * 2, ["0:0", "0:1"] * 2),
+        (lambda text: 2 * text, ["0:0", "0:1"] * 2),
+        (lambda text: text * -1, []),
     ],
 )
-def test_sums_and_products_keep_origins(text: str, expected: list[str]) -> None:
-    assert places(text) == expected
+def test_sums_and_products_keep_origins(
+    operation: Callable[[str], str], expected: list[str]
+) -> None:
+    result = operation(traced("ab"))
+    assert result == operation("ab")
+    assert places(result) == expected
 
 
 def test_a_traced_string_is_not_added_to_a_number() -> None:

@@ -7,37 +7,31 @@ For the assistant message ``i`` of a conversation ``m``::
     completion(i) = full(i) minus prompt(i), up to and including the first stop token after the last
                     character that message i contributed
 
-In: a conversation and its template. Out: one :class:`Turn`, or a :class:`ParityError` that says
-why the completion cannot be told. Everything here is characters; ``turn_tokens`` goes on with ids.
+In: a message, its prompt and its full rendering. Out: one :class:`Turn`, or a :class:`ParityError`
+that says why the completion cannot be told. Everything here is characters; ``turn_tokens`` goes on
+with ids.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lossmask.conversation import Conversation
+from lossmask.borders import PromptRenderings, find_border
 from lossmask.errors import ParityError
 from lossmask.example import Finding
-from lossmask.rendering import Leaf, Message, Rendering, shared_length
+from lossmask.rendering import Leaf, Message, Rendering
+from lossmask.stops import Stops
 from lossmask.traced_text import Origins
+from lossmask.written import THINK_PAIRS, check_written
 
 NOTHING_TO_TRAIN = frozenset({"no_prompt", "nothing_generated", "content_dropped"})
 """Reasons for which one turn stays out of the loss: no model could be asked for a completion.
 
 Any other :class:`ParityError` means that there is one and it cannot be told: the row is refused.
 """
-
-_TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")
-_THINK_PAIRS = (
-    ("<think>", "</think>"),
-    ("[THINK]", "[/THINK]"),
-    ("<seed:think>", "</seed:think>"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +41,7 @@ class Turn:
     ``text[:prompt_end]`` is the prompt, ``text[prompt_end:completion_end]`` the completion, the
     rest scaffolding::
 
-        <|user|>Hi<|assistant|>Hello<|end|>\\n
+        <|user|>Hi<|assistant|>Hello<|end|>\n
         prompt-----------------|completion-|
 
     Attributes:
@@ -82,171 +76,70 @@ class Turn:
             return self
         return replace(self, text=whole.text, origins=whole.origins, leaves=whole.leaves)
 
+    def stopped_by_next_header(self, whole: Rendering, stops: Stops) -> Turn:
+        """Return the turn with the stop token that the next message's header begins with.
 
-RenderPrompt = Callable[[], Rendering]
+        GLM-type templates write no end of turn: the model stops by generating the next header
+        (``<|user|>``, ``<|observation|>``), which the rendering shows only if a message follows.
+        """
+        if self.stop is not None or not whole.text.startswith(self.text):
+            return self
+        found = stops.pattern.match(whole.text, len(self.text))
+        if found is None:
+            return self
+        findings = tuple(f for f in self.findings if f.kind != "no_stop_token")
+        stopped = replace(self, completion_end=found.end(), stop=found.group(), findings=findings)
+        return replace(stopped, text=whole.text, origins=whole.origins, leaves=whole.leaves)
 
 
 def derive_turn(
-    conversation: Conversation,
+    message: Message,
     index: int,
     *,
-    prompt_text: str,
+    prompt: PromptRenderings,
     full: Rendering,
-    render_prompt: RenderPrompt,
-    stops: Sequence[str],
-    eos: str | None,
-    added_tokens: Sequence[str],
+    stops: Stops,
+    added_tokens: re.Pattern[str],
 ) -> Turn:
     """Derive prompt and completion of assistant message ``index``.
 
     Args:
-        conversation: The whole conversation.
-        index: The assistant message.
-        prompt_text: ``prompt(index)``.
+        message: The message.
+        index: Its index.
+        prompt: ``prompt(index)``.
         full: ``full(index)``, with origins.
-        render_prompt: Renders ``prompt(index)`` with origins; called only where it is needed.
-        stops: Texts of the stop tokens.
-        eos: The one of them that ends a sequence.
-        added_tokens: Texts that a common prefix must not end inside of.
+        stops: The stop tokens.
+        added_tokens: Matches texts that a common prefix must not end inside of.
 
     Raises:
         ParityError: The completion cannot be told with certainty.
     """
-    if full.text.startswith(prompt_text):
-        text, origins, start = full.text, full.origins, len(prompt_text)
-        findings: tuple[Finding, ...] = ()
-    else:
-        text, origins, start, findings = _reconcile(index, render_prompt(), full, added_tokens)
-    rendering = replace(full, text=text, origins=origins)
-    end, stop = _find_end(rendering, index, start, stops, eos)
-    _check_written(conversation.messages[index], index, rendering, start, end)
+    border = find_border(index, prompt, full, added_tokens)
+    rendering = replace(full, text=border.text, origins=border.origins)
+    start = border.start
+    end, stop = _find_end(rendering, index, start, stops)
+    findings = border.findings + check_written(message, index, rendering, end)
     _check_own(rendering, index, start, end)
-    _check_think(text, index, start, end)
+    _check_think(border.text, index, start, end)
     if stop is None:
-        findings += (_no_stop(text[start:end], index, stops),)
-    return Turn(index, text, origins, full.leaves, start, end, stop, findings)
+        findings += (_no_stop(border.text[start:end], index, stops),)
+    return Turn(index, border.text, border.origins, full.leaves, start, end, stop, findings)
 
 
-def _reconcile(
-    index: int, prompt: Rendering, full: Rendering, added_tokens: Sequence[str]
-) -> tuple[str, Origins, int, tuple[Finding, ...]]:
-    """Find the border where the full rendering does not begin with the prompt.
-
-    Both renderings are cut where the messages before ``index`` end. What follows in the prompt is
-    the generation prompt; what follows in the full rendering, up to the first character of the
-    answer, is the ``header``. If only these two differ, their common prefix is the prompt's. If
-    the context differs, the example is the prompt followed by what comes after the generation
-    prompt in the full rendering, which must have it whole.
-    """
-    own = np.flatnonzero(full.message_index() == index)
-    first = int(own[0]) if own.size else len(full.text)
-    prompt_context, full_context = _ends_of_context(index, prompt, full, first)
-    generation_prompt = prompt.text[prompt_context:]
-    header = full.text[full_context:first]
-    common = _common_prefix(generation_prompt, header, added_tokens)
-    if prompt.text[:prompt_context] == full.text[:full_context]:
-        finding = Finding(
-            "generation_prompt_mismatch",
-            f"the generation prompt is {generation_prompt!r}, but the finished turn begins with "
-            f"{header!r}: only {generation_prompt[:common]!r} is taken as the prompt",
-            index,
-        )
-        return full.text, full.origins, full_context + common, (finding,)
-    if common < len(generation_prompt):
-        raise ParityError(
-            f"the finished conversation changes what precedes the answer, and begins it with "
-            f"{header!r} instead of the generation prompt {generation_prompt!r}",
-            reason="prompt_differs",
-            message_index=index,
-        )
-    finding = Finding(
-        "context_differs",
-        "the template shows earlier messages differently once the answer is there; the example "
-        "is the prompt as inference sees it, followed by the completion",
-        index,
-    )
-    tail = full_context + common
-    return (
-        prompt.text + full.text[tail:],
-        np.concatenate([prompt.origins, full.origins[tail:]]),
-        len(prompt.text),
-        (finding,),
-    )
-
-
-def _ends_of_context(index: int, prompt: Rendering, full: Rendering, first: int) -> tuple[int, int]:
-    """Return where the messages before ``index`` end in the prompt and in the full rendering.
-
-    Told by the turn marks; where the template has no loop over messages, by the last character
-    that an earlier message wrote. Either way that character must be the same one in both.
-    """
-    ends = [at for at, mark in prompt.marks if mark.kind == "end"]
-    starts = [
-        at
-        for at, mark in full.marks
-        if mark.kind == "start" and mark.message_index == index and at <= first
-    ]
-    prompt_written = _end_of_written(prompt, len(prompt.text))
-    full_written = _end_of_written(full, first)
-    if not _same_character(prompt, prompt_written, full, full_written):
-        raise ParityError(
-            "the answer follows other text in the finished conversation than in the prompt",
-            reason="prompt_differs",
-            message_index=index,
-        )
-    if ends and starts and ends[-1] >= prompt_written and starts[-1] >= full_written:
-        return ends[-1], starts[-1]
-    return prompt_written, full_written
-
-
-def _end_of_written(rendering: Rendering, limit: int) -> int:
-    """Return the position behind the last character before ``limit`` that a message wrote."""
-    written = np.flatnonzero(rendering.origins[:limit] >= 0)
-    return int(written[-1]) + 1 if written.size else 0
-
-
-def _same_character(a: Rendering, a_end: int, b: Rendering, b_end: int) -> bool:
-    if not a_end or not b_end:
-        return a_end == b_end
-    return bool(a.origins[a_end - 1] == b.origins[b_end - 1])
-
-
-def _common_prefix(a: str, b: str, added_tokens: Sequence[str]) -> int:
-    """Return the length of the common prefix, cut back so as not to end inside a control token."""
-    common = shared_length(a, b)
-    tokens = "|".join(re.escape(token) for token in added_tokens if token)
-    shapes = [_TAG] if not tokens else [_TAG, re.compile(tokens)]
-    for text in (a, b):
-        for found in (match for shape in shapes for match in shape.finditer(text)):
-            if found.start() < common < found.end():
-                common = found.start()
-    return common
-
-
-def _find_end(
-    rendering: Rendering, index: int, start: int, stops: Sequence[str], eos: str | None
-) -> tuple[int, str | None]:
+def _find_end(rendering: Rendering, index: int, start: int, stops: Stops) -> tuple[int, str | None]:
     """Return where the completion ends and the stop token it ends with."""
     own = np.flatnonzero(rendering.message_index()[start:] == index)
     written = start + int(own[-1]) + 1 if own.size else start
-    by_length = sorted(filter(None, stops), key=len, reverse=True)
-    if not by_length:
-        return len(rendering.text), None
-    pattern = re.compile("|".join(map(re.escape, by_length)))
-    _check_no_stop_before(pattern, rendering, index, start, written)
-    found = pattern.search(rendering.text, written)
-    if found is None:
-        return len(rendering.text), None
-    while found.group() != eos and (adjacent := pattern.match(rendering.text, found.end())):
-        found = adjacent
-    return found.end(), found.group()
+    _check_no_stop_before(stops, rendering, index, start, written)
+    found = stops.first_run(rendering.text, written)
+    return (len(rendering.text), None) if found is None else (found.end(), found.group())
 
 
 def _check_no_stop_before(
-    stops: re.Pattern[str], rendering: Rendering, index: int, start: int, written: int
+    stops: Stops, rendering: Rendering, index: int, start: int, written: int
 ) -> None:
     """Refuse a completion in which the template itself writes a stop token before the text ends."""
-    for found in stops.finditer(rendering.text, start, written):
+    for found in stops.pattern.finditer(rendering.text, start, written):
         if (rendering.origins[found.start() : found.end()] < 0).all():
             raise ParityError(
                 f"the template writes the stop token {found.group()!r} before this message's text "
@@ -255,41 +148,6 @@ def _check_no_stop_before(
                 reason="stop_inside",
                 message_index=index,
             )
-
-
-def _check_written(
-    message: Message, index: int, rendering: Rendering, start: int, end: int
-) -> None:
-    """Refuse a turn of which the template left out visible text or a tool call."""
-    shown = {
-        leaf.path
-        for leaf in rendering.leaves_shown(start, end)
-        if leaf.message_index == index and not leaf.is_key
-    }
-    missing = [path for path in _visible_paths(message) if path not in shown]
-    if missing:
-        raise ParityError(
-            f"the template did not render {', '.join(map(repr, missing))} of this message: "
-            "training on what is left would teach an answer that nobody gave",
-            reason="content_dropped",
-            message_index=index,
-        )
-
-
-def _visible_paths(message: Message) -> list[str]:
-    content = message.get("content")
-    paths = ["content"] if isinstance(content, str) and content.strip() else []
-    if isinstance(content, list):
-        for number, part in enumerate(content):
-            if isinstance(part, dict) and str(part.get("text") or "").strip():
-                paths.append(f"content/{number}/text")
-            elif isinstance(part, str) and part.strip():
-                paths.append(f"content/{number}")
-    for number, call in enumerate(message.get("tool_calls") or []):
-        if isinstance(call, dict):
-            inner = "function/name" if isinstance(call.get("function"), dict) else "name"
-            paths.append(f"tool_calls/{number}/{inner}")
-    return paths
 
 
 def _check_own(rendering: Rendering, index: int, start: int, end: int) -> None:
@@ -315,7 +173,7 @@ def _check_own(rendering: Rendering, index: int, start: int, end: int) -> None:
 
 def _check_think(text: str, index: int, start: int, end: int) -> None:
     """Refuse a completion that begins inside a think block which it never closes."""
-    for opening, closing in _THINK_PAIRS:
+    for opening, closing in THINK_PAIRS:
         opened = text.rfind(opening, 0, start)
         is_open = opened > text.rfind(closing, 0, start)
         is_last = not text[opened + len(opening) : start].strip()
@@ -328,11 +186,11 @@ def _check_think(text: str, index: int, start: int, end: int) -> None:
             )
 
 
-def _no_stop(completion: str, index: int, stops: Sequence[str]) -> Finding:
+def _no_stop(completion: str, index: int, stops: Stops) -> Finding:
     return Finding(
         "no_stop_token",
-        f"the turn ends with {completion[-24:]!r}, which holds none of the stop tokens "
-        f"{', '.join(map(repr, stops)) or '(none known)'}: name the right one with --stop",
+        f"the template ends the turn with {completion[-24:]!r}, with none of the stop tokens "
+        f"{', '.join(map(repr, stops.texts)) or '(none known)'} behind it",
         index,
     )
 

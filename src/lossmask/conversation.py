@@ -7,7 +7,6 @@ whose messages hold only what the template should see, and a training weight per
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from lossmask.errors import ConversationError
 from lossmask.rendering import Message
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_SMALLEST_WEIGHT, _LARGEST_WEIGHT = 1.1754944e-38, 3.4028234e38  # normal float32
 _WEIGHT_KEYS = frozenset({"train", "weight"})
 
 
@@ -113,11 +113,35 @@ def _check_content(message: Mapping[str, Any], index: int) -> None:
             f"'content' must be a string or a list of parts, got {_kind(content)}",
             message_index=index,
         )
-    calls = message.get("tool_calls")
-    if calls is not None and not isinstance(calls, list):
+    if message.get("function_call") is not None:
         raise ConversationError(
-            f"'tool_calls' must be a list, got {_kind(calls)}", message_index=index
+            "'function_call' is the old OpenAI format, which chat templates do not render: use "
+            "'tool_calls'",
+            reason="bad_tool_call",
+            message_index=index,
         )
+    _check_tool_calls(message.get("tool_calls"), index)
+
+
+def _check_tool_calls(calls: object, index: int) -> None:
+    if calls is None:
+        return
+    if not isinstance(calls, list):
+        raise ConversationError(
+            f"'tool_calls' must be a list, got {_kind(calls)}",
+            reason="bad_tool_call",
+            message_index=index,
+        )
+    for number, call in enumerate(calls):
+        function = call.get("function", call) if isinstance(call, Mapping) else None
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(name, str):
+            raise ConversationError(
+                f"'tool_calls/{number}' must be an object with the name of a function, got "
+                f"{_kind(call)}",
+                reason="bad_tool_call",
+                message_index=index,
+            )
 
 
 def _weight(message: Mapping[str, Any], index: int) -> float:
@@ -126,14 +150,10 @@ def _weight(message: Mapping[str, Any], index: int) -> float:
         raise ConversationError(
             f"'train' must be true or false, got {train!r}", message_index=index
         )
-    if weight is not None and (
-        isinstance(weight, bool)
-        or not isinstance(weight, (int, float))
-        or not math.isfinite(weight)
-        or weight < 0
-    ):
+    if weight is not None and not _is_weight(weight):
         raise ConversationError(
-            f"'weight' must be a number >= 0, got {weight!r}", message_index=index
+            f"'weight' must be 0 or a positive number of float32, got {_kind(weight)[:80]}",
+            message_index=index,
         )
     if train is not None and weight is not None and train != bool(weight):
         raise ConversationError(
@@ -145,11 +165,17 @@ def _weight(message: Mapping[str, Any], index: int) -> float:
     return 0.0 if train is False else 1.0
 
 
+def _is_weight(weight: object) -> bool:
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        return False
+    return weight == 0 or _SMALLEST_WEIGHT <= weight <= _LARGEST_WEIGHT
+
+
 def _read_tools(tools: object) -> tuple[dict[str, Any], ...] | None:
     if isinstance(tools, str):
         try:
             tools = json.loads(tools)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ConversationError(f"'tools' is a string but not JSON: {error}") from error
     if tools is None:
         return None

@@ -18,6 +18,7 @@ from lossmask.outcome import Outcome, Rejection
 from lossmask.pipeline import Setting, encode_conversation
 from lossmask.policy import Policy
 from lossmask.rendering import ChatTemplate, Message
+from lossmask.stops import Stops
 from lossmask.tokenizing import TextTokenizer
 
 
@@ -61,7 +62,7 @@ class Encoder:
             template,
             TextTokenizer(tokenizer),
             self.policy,
-            _stop_ids(tokenizer, stop_tokens),
+            _stops(tokenizer, stop_tokens),
             dict(template_variables or {}),
         )
 
@@ -97,7 +98,7 @@ class Encoder:
     @property
     def stop_ids(self) -> frozenset[int]:
         """Ids at which inference ends a turn."""
-        return self._setting.stop_ids
+        return self._setting.stops.ids
 
     def chat_template(self, tools: Sequence[Any] | None = None) -> str:
         """Return the source of the template in use."""
@@ -114,7 +115,7 @@ class Encoder:
             "special": self.tokenizer.special_tokens_map,
             "template": [setting.template.given, templates],
             "policy": self.policy.to_mapping(),
-            "stops": sorted(setting.stop_ids),
+            "stops": sorted(setting.stops.ids),
             "variables": setting.template_variables,
         }
         text = json.dumps(parts, sort_keys=True, default=str)
@@ -151,9 +152,12 @@ class Encoder:
     def encode_row(self, row: Mapping[str, Any]) -> Outcome:
         """Encode one row, ``{"messages": [...], "tools": [...]}``; never raises on bad data."""
         try:
+            if not isinstance(row, Mapping):
+                raise InputError(f"expected an object with 'messages', got {type(row).__name__}")
             if "messages" not in row:
+                found = ", ".join(map(str, row)) or "none"
                 raise InputError(
-                    f"the key 'messages' is missing; keys found: {', '.join(row) or 'none'}",
+                    f"the key 'messages' is missing; keys found: {found}",
                     reason="missing_key",
                 )
             return Outcome(tuple(self.encode(row["messages"], row.get("tools"))))
@@ -200,20 +204,29 @@ def generation_stop_ids(path: str | Path) -> list[int]:
     return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
 
 
-def _stop_ids(
-    tokenizer: PreTrainedTokenizerBase, stop_tokens: Sequence[str | int]
-) -> frozenset[int]:
-    ids = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
-    vocabulary: dict[str, int] = tokenizer.get_vocab() if stop_tokens else {}
-    known_ids = set(vocabulary.values())
-    for stop in stop_tokens:
-        token_id = vocabulary.get(stop) if isinstance(stop, str) else stop
-        if token_id is None or token_id not in known_ids:
-            raise TokenizerError(
-                f"the stop token {stop!r} is not a token of this tokenizer", reason="unknown_stop"
-            )
-        ids.add(token_id)
-    return frozenset(ids)
+def _stops(tokenizer: PreTrainedTokenizerBase, stop_tokens: Sequence[str | int]) -> Stops:
+    eos = tokenizer.eos_token_id
+    ids = {_stop_id(tokenizer, stop) for stop in stop_tokens} | (
+        {eos} if eos is not None else set()
+    )
+    added = tokenizer.added_tokens_decoder
+    texts = [str(added[i]) if i in added else tokenizer.decode([i]) for i in sorted(ids)]
+    return Stops(frozenset(ids), tuple(texts), None if eos is None else str(tokenizer.eos_token))
+
+
+def _stop_id(tokenizer: PreTrainedTokenizerBase, stop: str | int) -> int:
+    """Return the id of a stop token given as text or id."""
+    if isinstance(stop, int) and not isinstance(stop, bool):
+        ids = [stop] if 0 <= stop < len(tokenizer) else []
+    elif isinstance(stop, str):
+        ids = tokenizer(stop, add_special_tokens=False)["input_ids"]
+    else:
+        ids = []
+    if len(ids) != 1:
+        raise TokenizerError(
+            f"the stop token {stop!r} is not a token of this tokenizer", reason="unknown_stop"
+        )
+    return int(ids[0])
 
 
 def _template_source(chat_template: str | Path | None) -> str | None:
@@ -226,7 +239,7 @@ def _template_source(chat_template: str | Path | None) -> str | None:
     path = Path(text).expanduser()
     try:
         return path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise TemplateError(
             f"cannot read the chat template {text!r}: {error}", reason="no_such_path"
         ) from error

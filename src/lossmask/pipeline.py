@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,12 +21,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lossmask.borders import PromptRenderings
 from lossmask.completions import NOTHING_TO_TRAIN, Turn, derive_turn, no_prompt
 from lossmask.conversation import Conversation, read_conversation
 from lossmask.errors import ConversationError, ParityError, TemplateError
 from lossmask.example import Example, Finding, Span
 from lossmask.policy import Policy
 from lossmask.rendering import ChatTemplate, Rendering
+from lossmask.stops import Stops, any_of
 from lossmask.tokenizing import TextTokenizer, Tokens
 from lossmask.turn_tokens import TokenizedTurn, share_examples, tokenize_turns
 
@@ -38,21 +41,15 @@ class Setting:
         template: The chat template.
         tokenizer: The tokenizer that the model is trained with.
         policy: What to train on.
-        stop_ids: Ids at which inference ends a turn.
+        stops: Where inference ends a turn.
         template_variables: Further variables the template reads (``enable_thinking`` …).
     """
 
     template: ChatTemplate
     tokenizer: TextTokenizer
     policy: Policy
-    stop_ids: frozenset[int]
+    stops: Stops
     template_variables: Mapping[str, Any]
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """The texts of the stop tokens."""
-        ids = sorted(self.stop_ids)
-        return tuple(self.tokenizer.tokenizer.convert_ids_to_tokens(ids))
 
 
 def encode_conversation(messages: object, tools: object, setting: Setting) -> list[Example]:
@@ -71,10 +68,10 @@ def encode_conversation(messages: object, tools: object, setting: Setting) -> li
     """
     conversation = read_conversation(messages, tools)
     turns, left_out = derive_turns(conversation, setting)
-    tokenized = tokenize_turns(turns, setting.tokenizer, setting.stop_ids)
-    groups = share_examples(tokenized, setting.policy)
+    tokenized = tokenize_turns(turns, setting.tokenizer, setting.stops.ids)
+    groups, not_shared = share_examples(tokenized, setting.policy)
     first, *others = (build_example(group, conversation) for group in groups)
-    return [replace(first, findings=first.findings + left_out), *others]
+    return [replace(first, findings=first.findings + left_out + not_shared), *others]
 
 
 def derive_turns(
@@ -107,10 +104,15 @@ def derive_turns(
             left_out[index] = error
     if not turns:
         raise next(iter(left_out.values()))
+    turns = [turn.stopped_by_next_header(whole, setting.stops) for turn in turns]
     turns[-1] = turns[-1].extended_to(whole)
+    for turn in turns:
+        _refuse_surrogates(turn.rendering)
     if setting.policy.control_tokens == "error":
+        control_tokens = any_of(setting.tokenizer.control_tokens())
+        _refuse_in_tools(conversation.tools, control_tokens)
         for turn in turns:
-            _refuse_control_tokens(turn.rendering, setting.tokenizer.control_tokens())
+            _refuse_control_tokens(turn.rendering, control_tokens)
     return turns, tuple(
         Finding(error.reason, f"not trained: {error.detail}", index)
         for index, error in left_out.items()
@@ -133,40 +135,53 @@ def _trained(conversation: Conversation, policy: Policy) -> tuple[int, ...]:
 def _derive_turn(
     conversation: Conversation, index: int, whole: Rendering, setting: Setting
 ) -> Turn:
-    messages, before = conversation.messages, conversation.messages[:index]
+    before = conversation.messages[:index]
     if not before:
         raise no_prompt(index, "nothing comes before it")
+    template = setting.template
     options: dict[str, Any] = {
         "tools": conversation.tools,
         "template_variables": setting.template_variables,
     }
     try:
-        prompt = setting.template.render_text(before, add_generation_prompt=True, **options)
+        prompt = template.render_text(before, add_generation_prompt=True, **options)
     except TemplateError as error:
         raise no_prompt(index, error.detail) from error
     if not prompt:
         raise no_prompt(index, "the template renders what comes before it as empty text")
-    is_last = index == len(messages) - 1
-    eos = setting.tokenizer.tokenizer.eos_token
+    is_last = index == len(conversation.messages) - 1
     return derive_turn(
-        conversation,
+        conversation.messages[index],
         index,
-        prompt_text=prompt,
-        full=whole if is_last else setting.template.render(messages[: index + 1], **options),
-        render_prompt=partial(
-            setting.template.render, before, add_generation_prompt=True, **options
+        prompt=PromptRenderings(
+            prompt,
+            partial(template.render, before, add_generation_prompt=True, **options),
+            partial(template.render_text, before, **options),
         ),
+        full=whole if is_last else template.render(conversation.messages[: index + 1], **options),
         stops=setting.stops,
-        eos=None if eos is None else str(eos),
-        added_tokens=setting.tokenizer.added_tokens(),
+        added_tokens=any_of(setting.tokenizer.added_tokens()),
     )
 
 
-def _refuse_control_tokens(rendering: Rendering, control_tokens: Sequence[str]) -> None:
+def _refuse_surrogates(rendering: Rendering) -> None:
+    """Refuse text that no tokenizer can encode."""
+    try:
+        rendering.text.encode()
+    except UnicodeEncodeError as error:
+        leaf, offset = rendering.origin(error.start)
+        raise ConversationError(
+            f"{'the template' if leaf is None else repr(leaf.path)} holds half a character "
+            f"(a lone surrogate, {rendering.text[error.start]!r}) at {offset}: it is not valid "
+            "Unicode",
+            reason="lone_surrogate",
+            message_index=None if leaf is None else leaf.message_index,
+        ) from error
+
+
+def _refuse_control_tokens(rendering: Rendering, control_tokens: re.Pattern[str]) -> None:
     """Refuse a conversation in which a message, not the template, wrote a control token."""
-    if not control_tokens:
-        return
-    for found in re.finditer("|".join(map(re.escape, control_tokens)), rendering.text):
+    for found in control_tokens.finditer(rendering.text):
         for position in range(found.start(), found.end()):
             leaf, offset = rendering.origin(position)
             if leaf is not None:
@@ -177,6 +192,16 @@ def _refuse_control_tokens(rendering: Rendering, control_tokens: Sequence[str]) 
                     reason="control_token_in_content",
                     message_index=leaf.message_index,
                 )
+
+
+def _refuse_in_tools(tools: Sequence[Any] | None, control_tokens: re.Pattern[str]) -> None:
+    found = control_tokens.search(json.dumps(tools, ensure_ascii=False)) if tools else None
+    if found is not None:
+        raise ConversationError(
+            f"'tools' contains the control token {found.group()!r}: the model would read it as "
+            'one; remove it, or say control_tokens="allow"',
+            reason="control_token_in_content",
+        )
 
 
 def build_example(group: Sequence[TokenizedTurn], conversation: Conversation) -> Example:

@@ -52,7 +52,7 @@ class Policy:
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
-                raise PolicyError(f"policy has no key {key!r}; {nearest(key, known)}")
+                raise PolicyError(f"policy has no key {key!r}; {nearest(str(key), known)}")
         return cls(**values)
 
     def to_mapping(self) -> dict[str, Any]:

@@ -217,9 +217,10 @@ class ChatTemplate:
         environment, compiled = self._compile(self.source(tools))
         environment.begin()
         seen = self._seen_by_template(messages, tools, template_variables or {})
+        seen.setdefault("documents", None)
         traced, leaves = trace_messages(seen.pop("messages"))
         text: str = compiled.render(
-            messages=traced, documents=None, add_generation_prompt=add_generation_prompt, **seen
+            messages=traced, add_generation_prompt=add_generation_prompt, **seen
         )
         return text, leaves
 
@@ -231,7 +232,7 @@ class ChatTemplate:
     ) -> dict[str, Any]:
         """Return the variables a template is given, as transformers prepares them.
 
-        transformers drops keys, adds aliases of the reasoning field and makes everything plain JSON,
+        transformers drops keys, adds aliases of the reasoning field and makes everything plain,
         more so with each version. A template that prints its own variables tells what they are.
         """
         names = {"messages", "tools", *self.tokenizer.special_tokens_map, *template_variables}

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from types import BuiltinMethodType, MethodType
 from typing import Any
 
 import jinja2
@@ -28,10 +27,17 @@ from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import FilterArgumentError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-from lossmask.traced_formatting import dumps, has_traced, percent_format, safe, text_of
+from lossmask.traced_formatting import (
+    dumps,
+    format_pieces,
+    has_traced,
+    percent_format,
+    safe,
+    text_of,
+)
 from lossmask.traced_text import Mark, TracedText, coarse, concat, join, mark_text
 
 
@@ -106,6 +112,8 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         template = super()._parse(source, name, filename)
+        if template.find(nodes.EvalContextModifier) is not None:
+            raise jinja2.TemplateSyntaxError("lossmask cannot trace {% autoescape %}", 1)
         _mark_loops(template)
         template.set_environment(self)
         return template
@@ -138,6 +146,11 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
             obj = TracedText(obj)
         return super().getattr(obj, attribute)
 
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if type(obj) is str and isinstance(argument, str):
+            obj = TracedText(obj)
+        return super().getitem(obj, argument)
+
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str):
             return percent_format(left, right)
@@ -147,11 +160,14 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         wrapped = super().wrap_str_format(value)
         if wrapped is None:
             return None
-        template = value.__self__
-        assert isinstance(value, (MethodType, BuiltinMethodType))
+        template: str = value.__self__
 
         def traced_format(*args: Any, **kwargs: Any) -> str:
             plain = str.__str__(wrapped(*args, **kwargs))
+            if value.__name__ == "format":
+                pieces = format_pieces(SandboxedFormatter(self), template, args, kwargs)
+                if "".join(pieces) == plain:
+                    return concat(pieces)
             return coarse(plain, (template, list(args), kwargs))
 
         return traced_format
@@ -202,8 +218,9 @@ def _join_filter(value: Any, d: str = "", attribute: str | int | None = None) ->
 
 
 def _replace_filter(s: Any, old: Any, new: Any, count: int | None = None) -> str:
-    text = TracedText(s) if type(s) is str else text_of(s)
-    return text.replace(str(old), str(new), -1 if count is None else count)
+    text = text_of(s)
+    traced = text if isinstance(text, TracedText) else TracedText(text)
+    return traced.replace(text_of(old), text_of(new), -1 if count is None else count)
 
 
 def _format_filter(value: Any, *args: Any, **kwargs: Any) -> str:

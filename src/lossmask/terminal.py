@@ -29,11 +29,13 @@ _MARGIN = 12
 _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32)} | {0x7F: 0x2421}
 
 FINDING_HELP = {
-    "no_stop_token": "no known stop token ends the turn; name the right one with --stop",
+    "no_stop_token": "no known stop token ends the turn; is there one to name with --stop?",
     "generation_prompt_mismatch": "the finished turn repeats only a part of the generation prompt",
     "context_differs": "the example is the prompt as inference sees it, then the completion",
     "boundary_straddle": "prompt and completion are tokenized apart, as inference does",
     "content_dropped": "the template left out text of an assistant message: not trained",
+    "reasoning_dropped": "the template left out the reasoning: the answer is trained without it",
+    "history_rewritten": "the template rewrites an earlier turn: not trained (--history last)",
     "nothing_generated": "the template writes nothing for an assistant message: not trained",
     "no_prompt": "no prompt leads to an assistant message: not trained",
 }

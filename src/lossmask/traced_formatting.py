@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+import string
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import markupsafe
@@ -181,6 +182,27 @@ def escaped(text: str) -> str:
     if hasattr(text, "__html__"):
         return text
     return substitute(text, lambda c: str(markupsafe.escape(c)), str(markupsafe.escape(text)))
+
+
+def format_pieces(
+    formatter: string.Formatter, template: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> list[str]:
+    """Return the pieces of ``template.format(…)``, fields without format with their origins."""
+    pieces: list[str] = []
+    automatic = 0
+    for literal, name, specification, conversion in formatter.parse(template):
+        pieces.append(literal)
+        if name is None:
+            continue
+        if name == "" or name[0] in ".[":
+            name, automatic = f"{automatic}{name}", automatic + 1
+        value, _ = formatter.get_field(name, args, kwargs)
+        value = formatter.convert_field(value, conversion)
+        if specification:
+            pieces.append(coarse(formatter.format_field(value, specification), (value,)))
+        else:
+            pieces.append(text_of(value))
+    return pieces
 
 
 def percent_format(template: str, values: Any) -> str:

@@ -243,6 +243,9 @@ class TracedText(str):
     def zfill(self, width: SupportsIndex, /) -> str:
         return coarse(str.zfill(self, width), (self,))
 
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        raise TypeError("bytes cannot be traced")
+
     def expandtabs(self, tabsize: SupportsIndex = 8) -> str:
         return coarse(str.expandtabs(self, tabsize), (self,))
 

@@ -105,15 +105,20 @@ def _tokenize_apart(turn: Turn, prompt: Tokens, tokenizer: TextTokenizer) -> Tok
     )
 
 
-def share_examples(turns: Sequence[TokenizedTurn], policy: Policy) -> list[list[TokenizedTurn]]:
+def share_examples(
+    turns: Sequence[TokenizedTurn], policy: Policy
+) -> tuple[list[list[TokenizedTurn]], tuple[Finding, ...]]:
     """Group turns into examples; the last turn of each group gives the example its text.
 
     Works from the last turn backwards: its example takes every earlier turn it holds at parity,
-    then the latest turn left over begins the next one. Each turn is in exactly one group.
+    then the latest turn left over begins the next one. Each turn is in at most one group.
 
     Args:
         turns: Ascending by message.
         policy: ``history`` decides about the turns that the first group does not hold.
+
+    Returns:
+        The groups, and a finding for each turn that ``history="last"`` leaves out.
 
     Raises:
         ParityError: ``history="error"`` and some turn is left over.
@@ -126,7 +131,7 @@ def share_examples(turns: Sequence[TokenizedTurn], policy: Policy) -> list[list[
         groups.append(group)
         left = [turn for turn in left if turn not in group]
     if len(groups) == 1 or policy.history == "expand":
-        return groups
+        return groups, ()
     if policy.history == "error":
         index = groups[1][-1].turn.message_index
         raise ParityError(
@@ -135,7 +140,16 @@ def share_examples(turns: Sequence[TokenizedTurn], policy: Policy) -> list[list[
             reason="history_rewritten",
             message_index=index,
         )
-    return groups[:1]
+    return groups[:1], tuple(
+        Finding(
+            "history_rewritten",
+            "not trained: the template shows this turn differently once the conversation goes on, "
+            'and the policy is history="last"',
+            turn.turn.message_index,
+        )
+        for group in groups[1:]
+        for turn in group
+    )
 
 
 def _holds(base: TokenizedTurn, turn: TokenizedTurn) -> bool:

@@ -1,0 +1,210 @@
+"""Where the prompt of a turn ends inside its full rendering.
+
+Mostly the full rendering begins with the prompt, and the border is the prompt's length. This file
+is about the templates where it does not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lossmask.errors import ParityError
+from lossmask.example import Finding
+from lossmask.rendering import Rendering, shared_length
+from lossmask.traced_text import Origins
+
+_TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")
+_WINDOW = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Border:
+    """Text of an example with the position where the model takes over.
+
+    Attributes:
+        text: Prompt, completion and what follows.
+        origins: int64 (n,), origin per character.
+        start: Characters of the prompt.
+        findings: What was noticed.
+    """
+
+    text: str
+    origins: Origins
+    start: int
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRenderings:
+    """The prompt of a turn, rendered on demand where its text alone does not tell the border.
+
+    Attributes:
+        text: ``prompt(i)``.
+        traced: Renders it with origins.
+        uninvited: Renders the same messages without generation prompt.
+    """
+
+    text: str
+    traced: Callable[[], Rendering]
+    uninvited: Callable[[], str]
+
+
+def find_border(
+    index: int, prompt: PromptRenderings, full: Rendering, added_tokens: re.Pattern[str]
+) -> Border:
+    """Find where assistant message ``index`` begins to be generated.
+
+    Args:
+        index: The assistant message.
+        prompt: ``prompt(index)``.
+        full: ``full(index)``, with origins.
+        added_tokens: Matches texts that a common prefix must not end inside of.
+
+    Raises:
+        ParityError: What precedes the answer in the full rendering is not what inference sees.
+    """
+    if full.text.startswith(prompt.text):
+        return Border(full.text, full.origins, len(prompt.text), ())
+    traced = prompt.traced()
+    own = np.flatnonzero(full.message_index() == index)
+    first = int(own[0]) if own.size else len(full.text)
+    tags = (_TAG, added_tokens)
+    prompt_context, full_context = _ends_of_context(
+        index, traced, full, first, prompt.uninvited(), tags
+    )
+    generation_prompt = prompt.text[prompt_context:]
+    header = full.text[full_context:first]
+    common = _whole_tags(
+        shared_length(generation_prompt, header), (generation_prompt, header), tags
+    )
+    _refuse_repeated_tags(index, generation_prompt, header, common, tags)
+    if prompt.text[:prompt_context] == full.text[:full_context]:
+        return _mismatch(index, full, full_context, generation_prompt, header, common)
+    return _context_differs(index, traced, full, full_context, generation_prompt, header, common)
+
+
+def _mismatch(
+    index: int, full: Rendering, context: int, generation_prompt: str, header: str, common: int
+) -> Border:
+    """Take the common prefix of generation prompt and header as the prompt's end."""
+    finding = Finding(
+        "generation_prompt_mismatch",
+        f"the generation prompt is {generation_prompt!r}, but the finished turn begins with "
+        f"{header!r}: only {generation_prompt[:common]!r} is taken as the prompt",
+        index,
+    )
+    return Border(full.text, full.origins, context + common, (finding,))
+
+
+def _context_differs(
+    index: int,
+    prompt: Rendering,
+    full: Rendering,
+    context: int,
+    generation_prompt: str,
+    header: str,
+    common: int,
+) -> Border:
+    """Put what follows the generation prompt in the full rendering behind the prompt itself."""
+    if common < len(generation_prompt):
+        raise ParityError(
+            "the finished conversation changes what precedes the answer, and begins it with "
+            f"{header!r} instead of the generation prompt {generation_prompt!r}",
+            reason="prompt_differs",
+            message_index=index,
+        )
+    finding = Finding(
+        "context_differs",
+        "the template shows earlier messages differently once the answer is there; the example "
+        "is the prompt as inference sees it, followed by the completion",
+        index,
+    )
+    tail = context + common
+    return Border(
+        prompt.text + full.text[tail:],
+        np.concatenate([prompt.origins, full.origins[tail:]]),
+        len(prompt.text),
+        (finding,),
+    )
+
+
+def _ends_of_context(
+    index: int,
+    prompt: Rendering,
+    full: Rendering,
+    first: int,
+    uninvited: str,
+    tags: tuple[re.Pattern[str], ...],
+) -> tuple[int, int]:
+    """Return where the messages before ``index`` end in the prompt and in the full rendering.
+
+    Told by the turn marks, but never behind the point where the prompt departs from the same
+    messages without generation prompt (which some templates write inside the loop); where the
+    template has no loop over messages, by the last character that an earlier message wrote. Either
+    way that character must be the same one in both.
+    """
+    ends = [at for at, mark in prompt.marks if mark.kind == "end"]
+    starts = [
+        at
+        for at, mark in full.marks
+        if mark.kind == "start" and mark.message_index == index and at <= first
+    ]
+    prompt_written = _end_of_written(prompt, len(prompt.text))
+    full_written = _end_of_written(full, first)
+    if not _same_character(prompt, prompt_written, full, full_written):
+        raise ParityError(
+            "the answer follows other text in the finished conversation than in the prompt",
+            reason="prompt_differs",
+            message_index=index,
+        )
+    if not ends or not starts or ends[-1] < prompt_written or starts[-1] < full_written:
+        return prompt_written, full_written
+    departs = _whole_tags(shared_length(prompt.text, uninvited), (prompt.text, uninvited), tags)
+    return min(ends[-1], max(prompt_written, departs)), starts[-1]
+
+
+def _end_of_written(rendering: Rendering, limit: int) -> int:
+    """Return the position behind the last character before ``limit`` that a message wrote."""
+    written = np.flatnonzero(rendering.origins[:limit] >= 0)
+    return int(written[-1]) + 1 if written.size else 0
+
+
+def _same_character(a: Rendering, a_end: int, b: Rendering, b_end: int) -> bool:
+    if not a_end or not b_end:
+        return a_end == b_end
+    return bool(a.origins[a_end - 1] == b.origins[b_end - 1])
+
+
+def _whole_tags(at: int, texts: tuple[str, str], tags: tuple[re.Pattern[str], ...]) -> int:
+    """Move a position back so that it lies inside no control token of either text."""
+    cut = at
+    for text in texts:
+        for pattern in tags:
+            for found in pattern.finditer(text, max(0, at - _WINDOW), at + _WINDOW):
+                if found.start() < cut < found.end():
+                    cut = found.start()
+    return cut
+
+
+def _refuse_repeated_tags(
+    index: int, generation_prompt: str, header: str, common: int, tags: tuple[re.Pattern[str], ...]
+) -> None:
+    """Refuse where both sides write the same control token behind their common prefix.
+
+    Then the header is merely spelled differently (a stray newline before it), and the longest
+    common prefix would train text that the engine supplies.
+    """
+    left, right = generation_prompt[common:], header[common:]
+    for pattern in tags:
+        for found in pattern.finditer(left):
+            if found.group().strip() and found.group() in right:
+                raise ParityError(
+                    f"the generation prompt {generation_prompt!r} and the header of the finished "
+                    f"turn {header!r} both write {found.group()!r}, but not alike",
+                    reason="prompt_differs",
+                    message_index=index,
+                )
