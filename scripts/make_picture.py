@@ -30,7 +30,9 @@ def main() -> None:
     [example] = Encoder.from_pretrained(DEMO_MODEL).encode(MESSAGES)
     console = Console(record=True, file=io.StringIO(), width=88, force_terminal=True)
     console.print(show_example(example, MESSAGES, number=1, total=1, colour=True))
-    svg = console.export_svg(title="lossmask show chats.jsonl --tokenizer my-model", unique_id="show")
+    svg = console.export_svg(
+        title="lossmask show chats.jsonl --tokenizer my-model", unique_id="show"
+    )
     without_web_fonts = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
     Path(sys.argv[1]).write_text(without_web_fonts, encoding="utf-8")
 

@@ -130,7 +130,7 @@ class Oracle:
             _require(not rest.strip(), f"message {index}: {rest!r} was left out")
             return
         _require(kind == "content_dropped", f"message {index} has a prompt, but {kind}")
-        message = {k: v for k, v in self.messages[index].items() if k not in ("role", "id")}
+        message = {k: v for k, v in self.messages[index].items() if k != "id"}
         lost = [text for text in strings_in(message).split("\0") if text.strip() not in rest]
         _require(bool(lost), f"message {index}: left out, but its text is all in {rest!r}")
 
@@ -266,9 +266,10 @@ def longest_common(a: str, b: str) -> int:
 
 
 def strings_in(value: object) -> str:
-    """Return all strings inside a value, with a NUL between them; keys and types left out."""
+    """Return the strings inside a value, a NUL between them; keys, roles and types left out."""
     if isinstance(value, dict):
-        return "\0".join(strings_in(item) for key, item in value.items() if key != "type")
+        kept = [item for key, item in value.items() if key not in ("role", "type")]
+        return "\0".join(strings_in(item) for item in kept)
     if isinstance(value, list):
         return "\0".join(strings_in(item) for item in value)
     return value if isinstance(value, str) else ""

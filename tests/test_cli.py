@@ -289,18 +289,11 @@ def test_a_template_that_raises_rejects_the_row_and_names_the_message(
     assert record["detail"] == "the chat template raised TemplateError: no bad words"
 
 
-SURROGATES = pytest.mark.xfail(
-    strict=True, raises=UnicodeEncodeError, reason="rejected.jsonl cannot be written as UTF-8"
-)
-
-
 @pytest.mark.parametrize(
     "row",
     [
-        pytest.param(
-            {"messages": [user("half an emoji \ud83d"), assistant("a")]}, marks=SURROGATES
-        ),
-        pytest.param({"messages": [user("half an emoji \ud83d")]}, marks=SURROGATES),
+        {"messages": [user("half an emoji \ud83d"), assistant("a")]},
+        {"messages": [user("half an emoji \ud83d")]},
         {"messages": [user("Hi"), assistant("a", weight=1e300)]},
         {"messages": [user("Hi"), assistant("a", weight=10**400)]},
         {**GOOD, "tools": "[" * 100_000},
@@ -405,7 +398,6 @@ def test_an_output_that_is_a_file_is_refused(lossmask: Command, tmp_path: Path) 
     assert output.read_text() == "mine\n"
 
 
-@pytest.mark.xfail(strict=True, raises=NotADirectoryError, reason="unlink inside of a file")
 def test_a_file_is_never_overwritten(lossmask: Command, tmp_path: Path) -> None:
     output = write(tmp_path / "taken", "mine")
     result = lossmask(*arguments(tmp_path, output=output), "--overwrite")

@@ -88,7 +88,6 @@ def test_a_line_that_is_no_object_says_why(data: bytes, message: str) -> None:
     assert info.value.reason == "broken_json"
 
 
-@pytest.mark.xfail(strict=True, raises=InputError, reason="a byte order mark is taken for text")
 def test_a_byte_order_mark_at_the_beginning_of_a_file_is_not_text(tmp_path: Path) -> None:
     [raw] = read_rows([write(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"a": 1}\n')])
     assert raw.parse() == {"a": 1}

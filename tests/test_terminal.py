@@ -185,7 +185,6 @@ def test_findings_stand_below_the_table(encoder: Encoder) -> None:
     assert with_finding(encoder, "first thing")[-3:] == ["kind: first thing", "other: second", ""]
 
 
-@pytest.mark.xfail(strict=True, reason="the caption of a rich table reads markup")
 @pytest.mark.parametrize("detail", ["at 'Hi [/INST] '", "at '[bold]x'"])
 def test_brackets_in_a_finding_are_drawn_as_they_are(encoder: Encoder, detail: str) -> None:
     assert f"kind: {detail}" in with_finding(encoder, detail)
@@ -201,14 +200,12 @@ def test_a_rejection_names_place_message_and_reason() -> None:
     )
 
 
-@pytest.mark.xfail(strict=True, reason="the title of a rich panel reads markup")
 @pytest.mark.parametrize("file", ["data[/x].jsonl", "data[bold].jsonl"])
 def test_brackets_in_a_file_name_are_drawn_as_they_are(file: str) -> None:
     [title, *_] = drawn(show_rejection(RawRow(file, 7, 3, b""), Rejection("slug", "d", None)))
     assert file in title
 
 
-@pytest.mark.xfail(strict=True, reason="the detail is not made visible")
 def test_escape_sequences_in_a_rejection_are_made_visible() -> None:
     lines = drawn(show_rejection(RawRow("f", 1, 0, b""), Rejection("slug", "a\x1b[31mb", None)))
     assert "\x1b" not in "\n".join(lines)
@@ -264,7 +261,6 @@ def test_a_summary_without_rejections_points_to_no_file() -> None:
     assert "0  rejected" in lines
 
 
-@pytest.mark.xfail(strict=True, reason="the title of a rich panel and table cells read markup")
 @pytest.mark.parametrize("output", ["out[/x]", "out[bold]"])
 def test_brackets_in_the_output_folder_are_drawn_as_they_are(output: str) -> None:
     lines = drawn(summary(counts(), output), width=100)

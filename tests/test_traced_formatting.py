@@ -244,11 +244,6 @@ def test_percent_formatting_raises_as_str_does(template: str, values: Any, messa
         percent_format(template, values)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(TypeError, ValueError),
-    reason="the pieces raise instead of falling back to the coarse origin",
-)
 @pytest.mark.parametrize(
     ("template", "values"),
     [

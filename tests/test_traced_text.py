@@ -365,9 +365,6 @@ def test_translation_keeps_origins() -> None:
     assert (shortened, offsets(shortened)) == ("ac", [0, 2])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="equal length is taken for one-to-one: the 'y' of 'b' is given to 'a'"
-)
 def test_a_translation_of_equal_length_that_moves_characters_keeps_origins() -> None:
     translated = (traced("a") + traced("b", 1)).translate({ord("a"): None, ord("b"): "xy"})
     assert translated == "xy"
@@ -404,18 +401,15 @@ def test_substitution_in_plain_text_is_what_was_expected() -> None:
     assert substitute("ab", str.upper, "AB") == "AB"
 
 
-@pytest.mark.xfail(strict=True, reason="a mark that stands before a replaced text is dropped")
 def test_replacing_keeps_marks() -> None:
     word = marked("-a-", (0, START), (2, END))
     assert marks_of(word.replace("-", "+")) == ((0, START), (2, END))
 
 
-@pytest.mark.xfail(strict=True, reason="marks are dropped where a character grows")
 def test_growing_characters_keep_marks() -> None:
     assert marks_of(marked("ßa", (1, START), (2, END)).upper()) == ((2, START), (3, END))
 
 
-@pytest.mark.xfail(strict=True, reason="a mark at the end is in both halves of a cut at the end")
 def test_a_cut_at_the_end_does_not_double_a_mark() -> None:
     word = marked("ab", (2, END))
     assert marks_of(word[:2] + word[2:]) == ((2, END),)

@@ -29,7 +29,7 @@ from lossmask.data_files import check_files, read_row
 from lossmask.errors import LossmaskError, PolicyError
 from lossmask.policy import Policy
 from lossmask.preparing import EncoderSource, encode_raw, prepare
-from lossmask.terminal import show_example, show_rejection, summary
+from lossmask.terminal import show_example, show_rejection, summary, visible
 
 app = typer.Typer(
     name="lossmask",
@@ -268,8 +268,9 @@ def train_command(
         f"[bold]{result.steps}[/] steps, {result.supervised_tokens:,} supervised of "
         f"{result.tokens:,} tokens, mean loss {loss}"
     )
-    for name, value in sorted(result.metrics.items()):
-        console.print(f"  {name:<28} {value:.4f}")
+    for name in sorted(result.metrics):
+        if not name.endswith(("_runtime", "_per_second", "epoch")):
+            console.print(f"  {name:<24} {result.metrics[name]:,.4g}")
     console.print(f"model in [bold]{escape(str(result.output_dir))}")
 
 
@@ -320,7 +321,9 @@ def main() -> None:
     try:
         app()
     except LossmaskError as error:
-        Console(stderr=True).print(f"[bold red]error[/] ({error.reason}): {escape(str(error))}")
+        Console(stderr=True).print(
+            f"[bold red]error[/] ({error.reason}): {escape(visible(str(error)))}"
+        )
         sys.exit(1)
 
 

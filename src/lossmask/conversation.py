@@ -175,7 +175,7 @@ def _read_tools(tools: object) -> tuple[dict[str, Any], ...] | None:
     if isinstance(tools, str):
         try:
             tools = json.loads(tools)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise ConversationError(f"'tools' is a string but not JSON: {error}") from error
     if tools is None:
         return None

@@ -7,6 +7,7 @@ and ends as a rejection that holds its text.
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -91,6 +92,8 @@ def read_rows(paths: Sequence[Path]) -> Iterator[RawRow]:
         with path.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
                 data = line.rstrip(b"\r\n")
+                if number == 1:
+                    data = data.removeprefix(BOM_UTF8)
                 if data.strip():
                     yield RawRow(str(path), number, row, data)
                     row += 1

@@ -329,6 +329,10 @@ def _claim(output: Path, fingerprint: str, overwrite: bool) -> Counts | None:
 
 def _remove_prepared(output: Path) -> None:
     """Remove what an earlier run wrote, and nothing else."""
+    if not output.is_dir():
+        raise PreparedDataError(
+            f"{output} is a file: choose another folder", reason="output_exists"
+        )
     (output / "manifest.json").unlink(missing_ok=True)
     (output / "rejected.jsonl").unlink(missing_ok=True)
     for shard in output.glob("part-*.parquet"):
@@ -360,7 +364,7 @@ def _finish(
         for path in records:
             record = json.loads(path.read_text(encoding="utf-8"))
             for rejected in record["rejected"]:
-                stream.write(json.dumps(rejected, ensure_ascii=False) + "\n")
+                stream.write(_json_line(rejected))
             if examples := record["counts"]["examples"]:
                 shards.append({"file": _shard_name(int(path.stem)), "examples": examples})
     (output / "rejected.tmp").replace(output / "rejected.jsonl")
@@ -380,6 +384,15 @@ def _finish(
     text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
     _write_text(output / "manifest.json", text + "\n")
     shutil.rmtree(output / _UNFINISHED)
+
+
+def _json_line(record: dict[str, Any]) -> str:
+    text = json.dumps(record, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a character can only be written as an escape
+        text = json.dumps(record)
+    return text + "\n"
 
 
 def _describe_tokenizer(encoder: Encoder, source: EncoderSource) -> dict[str, Any]:

@@ -31,7 +31,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from lossmask.traced_formatting import (
+    SafeText,
     dumps,
+    escaped,
     format_pieces,
     has_traced,
     percent_format,
@@ -104,11 +106,11 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         self.filters.update(_TRACED_FILTERS)
         self.current_message: int | None = None
         self._loop_message: dict[int, int] = {}
+        self._outer_message: dict[int, int | None] = {}
 
     def begin(self) -> None:
         """Forget the state of the rendering before."""
         self.current_message = None
-        self._loop_message.clear()
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         template = super()._parse(source, name, filename)
@@ -124,13 +126,17 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         if not indices:
             self._loop_message.pop(loop, None)
             return ""
+        self._outer_message[loop] = self.current_message
         self.current_message = self._loop_message[loop] = indices[0]
         return mark_text(Mark("start", indices[0]))
 
     def mark_end(self, loop: int) -> str:
         """Return the mark that closes a loop body, or nothing if no message was bound."""
         index = self._loop_message.get(loop)
-        return "" if index is None else mark_text(Mark("end", index))
+        if index is None:
+            return ""
+        self.current_message = self._outer_message[loop]
+        return mark_text(Mark("end", index))
 
     def mark_generation(self, kind: Any) -> str:
         """Return the mark of a ``{% generation %}`` tag."""
@@ -142,6 +148,8 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         return concat([text_of(value) for value in values])
 
     def getattr(self, obj: Any, attribute: str) -> Any:
+        if attribute == "encode" and isinstance(obj, TracedText):
+            raise jinja2.TemplateError("bytes cannot be traced")
         if type(obj) is str and hasattr(str, attribute):
             obj = TracedText(obj)
         return super().getattr(obj, attribute)
@@ -186,7 +194,22 @@ def _mark_loops(template: nodes.Template) -> None:
             if isinstance(name, nodes.Name)
         ]
         loop.body.insert(0, _call("mark_start", nodes.Const(number), *names))
+        _mark_jumps(loop.body, number)
         loop.body.append(_call("mark_end", nodes.Const(number)))
+
+
+def _mark_jumps(body: list[Any], number: int) -> None:
+    """Put the end mark before each ``continue`` and ``break`` of one loop."""
+    for place in reversed(range(len(body))):
+        node = body[place]
+        if not isinstance(node, nodes.Node):
+            continue
+        if isinstance(node, (nodes.Continue, nodes.Break)):
+            body.insert(place, _call("mark_end", nodes.Const(number)))
+        for name, value in node.iter_fields():
+            is_inner = isinstance(node, nodes.For) and name != "else_"
+            if isinstance(value, list) and not is_inner:
+                _mark_jumps(value, number)
 
 
 def _finalize(value: Any) -> Any:
@@ -218,7 +241,7 @@ def _join_filter(value: Any, d: str = "", attribute: str | int | None = None) ->
 
 
 def _replace_filter(s: Any, old: Any, new: Any, count: int | None = None) -> str:
-    text = text_of(s)
+    text = str(text_of(s))  # no longer safe, as in jinja2.filters.do_replace
     traced = text if isinstance(text, TracedText) else TracedText(text)
     return traced.replace(text_of(old), text_of(new), -1 if count is None else count)
 
@@ -240,7 +263,8 @@ def _indent_filter(s: str, width: int | str = 4, first: bool = False, blank: boo
         indented = join(
             "\n", [head, *(concat((indention, line)) if line else line for line in tail)]
         )
-    return concat((indention, indented)) if first else indented
+    whole = concat((indention, indented)) if first else indented
+    return safe(whole) if isinstance(s, SafeText) else whole
 
 
 _TRACED_FILTERS: dict[str, Callable[..., Any]] = {
@@ -249,6 +273,8 @@ _TRACED_FILTERS: dict[str, Callable[..., Any]] = {
     "join": _join_filter,
     "replace": _replace_filter,
     "format": _format_filter,
+    "e": lambda value: safe(escaped(text_of(value))),
+    "escape": lambda value: safe(escaped(text_of(value))),
     "indent": _indent_filter,
     "safe": safe,
     "trim": _trim_filter,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.panel import Panel
 from rich.rule import Rule
 from rich.table import Table
@@ -106,7 +107,7 @@ def _lines(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
 def _draw_line(line: Sequence[_Piece], messages: Sequence[Any], colour: bool) -> Text:
     owner = next((piece.message_index for piece in line if piece.message_index >= 0), None)
     margin = "" if owner is None else f"{owner} {messages[owner]['role']}"
-    drawn, inside = Text(f"{margin:>{_MARGIN}} │ ", "cyan"), False
+    drawn, inside = Text.assemble((f"{margin:>{_MARGIN}} │ ", "cyan")), False
     for number, piece in enumerate(line):
         if not colour and piece.is_trained != inside:
             drawn.append("⟦" if piece.is_trained else "⟧")
@@ -136,8 +137,8 @@ def _turn_table(example: Example, messages: Sequence[Any]) -> Table:
             table.add_row(str(index), message["role"], count, stop, Text(_shortened(text)))
         else:
             table.add_row(str(index), message["role"], "-", "", "", style="dim")
-    for finding in example.findings:
-        table.caption = f"{table.caption or ''}\n{finding.kind}: {finding.detail}".strip()
+    notes = [f"{finding.kind}: {visible(finding.detail)}" for finding in example.findings]
+    table.caption = Text("\n".join(notes)) if notes else None
     table.caption_justify = "left"
     return table
 
@@ -151,8 +152,8 @@ def show_rejection(raw: RawRow, rejection: Rejection) -> RenderableType:
     """Draw why a row cannot be encoded."""
     where = "" if rejection.message_index is None else f", message {rejection.message_index}"
     return Panel(
-        Text(rejection.detail),
-        title=f"{raw.place}{where}: {rejection.reason}",
+        Text(visible(rejection.detail)),
+        title=Text(f"{raw.place}{where}: {rejection.reason}"),
         title_align="left",
         border_style="red",
     )
@@ -166,7 +167,9 @@ def summary(counts: Counts, output: str) -> RenderableType:
     share = counts.supervised_tokens / counts.tokens if counts.tokens else 0.0
     table.add_row(f"[bold]{counts.rows_in:,}", "rows in")
     table.add_row(f"[green]{counts.rows_kept:,}", "kept")
-    table.add_row(f"[red]{counts.rows_rejected:,}", f"rejected{_see_rejected(counts, output)}")
+    table.add_row(
+        f"[red]{counts.rows_rejected:,}", f"rejected{escape(_see_rejected(counts, output))}"
+    )
     for reason, count in counts.rejections.most_common():
         table.add_row(f"[dim]{count:,}", f"[dim]  {reason}")
     table.add_row(f"[bold]{counts.examples:,}", f"examples{_expansion(counts)}")
@@ -174,7 +177,9 @@ def summary(counts: Counts, output: str) -> RenderableType:
     table.add_row(f"[green]{counts.supervised_tokens:,}", f"supervised tokens ({share:.1%})")
     for kind, count in counts.findings.most_common():
         table.add_row(f"[yellow]{count:,}", f"{kind}: {FINDING_HELP.get(kind, '')}")
-    return Panel(table, title=f"prepared in {output}", title_align="left", border_style="green")
+    return Panel(
+        table, title=Text(f"prepared in {output}"), title_align="left", border_style="green"
+    )
 
 
 def _see_rejected(counts: Counts, output: str) -> str:

@@ -210,7 +210,10 @@ def percent_format(template: str, values: Any) -> str:
     plain = str.__mod__(template, values)
     if not has_traced(template) and not has_traced(values):
         return plain
-    traced = concat(_percent_pieces(template, values))
+    try:
+        traced = concat(_percent_pieces(template, values))
+    except (TypeError, ValueError, KeyError):  # a format this does not take apart
+        return coarse(plain, (template, values))
     return traced if traced == plain else coarse(plain, (template, values))
 
 

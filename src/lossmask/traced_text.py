@@ -82,6 +82,8 @@ class TracedText(str):
         if isinstance(key, slice):
             start, stop, step = key.indices(len(self))
             if step == 1:
+                if 0 < len(self) == start:  # a mark at the end stays with the text before it
+                    return type(self)("")
                 return self._cut(start, max(start, stop))
             return type(self)(text, self._origins[key])
         return type(self)(text, self._origins[operator.index(key)].reshape(1))
@@ -181,7 +183,8 @@ class TracedText(str):
         lines: list[str] = []
         start = 0
         for whole, bare in zip(str.splitlines(self, True), str.splitlines(self), strict=True):
-            lines.append(self._cut(start, start + len(whole if keepends else bare)))
+            line = self._cut(start, start + len(whole))
+            lines.append(line if keepends else line._trimmed(0, len(bare)))
             start += len(whole)
         return lines
 
@@ -199,8 +202,15 @@ class TracedText(str):
         if not old:
             inserted = str.replace(self, old, new, count)
             return coarse(inserted, (self, new))
-        pieces = self.split(old, count)
-        return join(new, pieces)
+        parts: list[str] = []
+        at = 0
+        for piece in self.split(old, count):
+            if parts:  # the marks of the text replaced, then what replaces it
+                parts += [self._cut(at, at + len(old))._trimmed(0, 0), new]
+                at += len(old)
+            parts.append(piece)
+            at += len(piece)
+        return concat(parts)
 
     def join(self, items: Iterable[str], /) -> str:
         return join(self, items)
@@ -224,7 +234,8 @@ class TracedText(str):
         return _per_character(self, str.capitalize)
 
     def translate(self, table: Any, /) -> str:
-        return _per_character(self, lambda text: str.translate(text, table))
+        pieces = [str.translate(character, table) for character in str.__iter__(self)]
+        return _spread(self, pieces)
 
     def center(self, width: SupportsIndex, fillchar: str = " ", /) -> str:
         return self._padded(str.center(self, width, fillchar))
@@ -242,9 +253,6 @@ class TracedText(str):
 
     def zfill(self, width: SupportsIndex, /) -> str:
         return coarse(str.zfill(self, width), (self,))
-
-    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
-        raise TypeError("bytes cannot be traced")
 
     def expandtabs(self, tabsize: SupportsIndex = 8) -> str:
         return coarse(str.expandtabs(self, tabsize), (self,))
@@ -354,10 +362,16 @@ def _per_character(text: TracedText, change: Callable[[str], str]) -> str:
     changed = change(str.__getitem__(text, slice(None)))
     if len(changed) == len(text):
         return type(text)(changed, text._origins, text._marks)
-    widths = [len(change(character)) for character in str.__iter__(text)]
-    if sum(widths) == len(changed) and "".join(map(change, str.__iter__(text))) == changed:
-        return type(text)(changed, np.repeat(text._origins, widths))
-    return coarse(changed, (text,))
+    pieces = [change(character) for character in str.__iter__(text)]
+    return _spread(text, pieces) if "".join(pieces) == changed else coarse(changed, (text,))
+
+
+def _spread(text: TracedText, pieces: list[str]) -> TracedText:
+    """Return the text in which character k became ``pieces[k]``, origins and marks kept."""
+    widths = [len(piece) for piece in pieces]
+    borders = [0, *np.cumsum(widths, dtype=np.int64).tolist()]
+    marks = tuple((borders[at], mark) for at, mark in text._marks)
+    return type(text)("".join(pieces), np.repeat(text._origins, widths), marks)
 
 
 def substitute(text: str, change: Callable[[str], str], expected: str) -> str:
