@@ -1,4 +1,4 @@
-"""What the demo draws is what is in the loss, and what it says is what came out."""
+"""What the demo says is what came out."""
 
 from __future__ import annotations
 
@@ -8,25 +8,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from lossmask import Encoder
 from lossmask.demo import Arm, DemoResult, epochs_until_right
-from lossmask.demo_display import drawn, verdict
-from lossmask.embedded import DEMO_MODEL
-
-
-def test_the_drawing_sets_off_exactly_the_completions() -> None:
-    [example] = Encoder.from_pretrained(DEMO_MODEL).encode(
-        [
-            {"role": "user", "content": "The sofa broke."},
-            {"role": "assistant", "content": "repairs | urgent | phone"},
-            {"role": "user", "content": "Thanks."},
-            {"role": "assistant", "content": "closed"},
-        ]
-    )
-    text = drawn(example)
-    marked = [text.plain[span.start : span.end] for span in text.spans]
-    assert text.plain == example.text
-    assert marked == ["repairs | urgent | phone<|im_end|>", "closed<|im_end|>"]
+from lossmask.demo_display import verdict
 
 
 def arm(*accuracies: float) -> Arm:

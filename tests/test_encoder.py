@@ -1,3 +1,5 @@
+"""The encoder is built from tokenizers, templates and stop tokens, or says what is wrong."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Every row is accounted for, and a killed run gives the same bytes."""
+
 from __future__ import annotations
 
 import hashlib

@@ -64,3 +64,17 @@ def test_the_picture_is_what_show_draws(tmp_path: Path) -> None:
 def test_every_link_of_the_readme_leads_somewhere() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_agents_has_a_line_for_every_file() -> None:
+    agents = (ROOT / "AGENTS.md").read_text(encoding="utf-8")
+    files = [
+        str(path.relative_to(ROOT))
+        for folder in ("src/lossmask", "benchmarks", "scripts")
+        for path in sorted((ROOT / folder).glob("*.py"))
+    ]
+    assert [file for file in files if f"`{file}`" not in agents] == []
+    named = re.findall(r"`((?:src|benchmarks|scripts|tests)/[\w/]+\.py)`", agents)
+    assert [
+        file for file in named if file != "tests/test_X.py" and not (ROOT / file).exists()
+    ] == []

@@ -1,3 +1,5 @@
+"""Renderings equal those of transformers, error for error, with the origin of every character."""
+
 from __future__ import annotations
 
 import re

@@ -1,3 +1,5 @@
+"""Ids are the tokenizer's, offsets cover the text, whatever the tokenizer reports."""
+
 from __future__ import annotations
 
 import copy

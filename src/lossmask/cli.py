@@ -29,7 +29,7 @@ from lossmask.data_files import check_files, read_row
 from lossmask.errors import LossmaskError, PolicyError
 from lossmask.policy import Policy
 from lossmask.preparing import EncoderSource, encode_raw, prepare
-from lossmask.terminal import show_example, show_rejection, summary, visible
+from lossmask.terminal import has_colour, show_example, show_rejection, summary, visible
 
 app = typer.Typer(
     name="lossmask",
@@ -195,7 +195,7 @@ def show_command(
                 messages,
                 number=number,
                 total=len(outcome.examples),
-                colour=console.color_system is not None and not console.no_color,
+                colour=has_colour(console),
             )
         )
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from lossmask.example import Example
+from lossmask.terminal import has_colour, show_example, visible
 
 if TYPE_CHECKING:
     from lossmask.demo import DemoResult
@@ -28,14 +29,6 @@ def progress_bars(console: Console) -> Progress:
     )
 
 
-def drawn(example: Example) -> Text:
-    """Return the text of an example with what is in the loss set off from what is not."""
-    text = Text(example.text, style="dim")
-    for span in example.spans:
-        text.stylize("not dim bold black on green", span.start, span.end)
-    return text
-
-
 def print_prepared(
     console: Console, rows: Sequence[Sequence[dict[str, str]]], examples: Sequence[Example]
 ) -> None:
@@ -46,24 +39,28 @@ def print_prepared(
         f"{len(rows)} conversations: {tokens:,} tokens, {supervised:,} of them "
         f"({supervised / tokens:.1%}) are what the model has to generate."
     )
-    shown = max(examples[:20], key=lambda example: len(example.spans))
-    console.print(Panel(drawn(shown), title="one example; green is in the loss", expand=False))
+    number = max(range(20), key=lambda row: len(examples[row].spans))
+    console.print(
+        show_example(examples[number], rows[number], number=1, total=1, colour=has_colour(console))
+    )
 
 
 def print_predictions(console: Console, result: DemoResult, count: int = 3) -> None:
-    """Print the first answers before and after."""
-    table = Table(title="held-out prompts", show_lines=True)
-    for header in ("prompt", "right answer", "before", "completions only", "full sequence"):
-        table.add_column(header)
+    """Print the first held-out prompts and what was answered before and after."""
     for prediction in result.predictions[:count]:
-        after = (prediction.after_completions, prediction.after_full_sequence)
-        table.add_row(
-            Text(prediction.prompt),
-            Text(prediction.expected),
-            Text(prediction.before),
-            *(Text(text, "green" if text == prediction.expected else "red") for text in after),
-        )
-    console.print(table)
+        table = Table.grid(padding=(0, 2))
+        table.add_row(Text("right answer"), Text(prediction.expected, "bold"))
+        for name, answer in (
+            ("before", prediction.before),
+            ("completions only", prediction.after_completions),
+            ("full sequence", prediction.after_full_sequence),
+        ):
+            is_right = answer == prediction.expected
+            mark = Text("  right", "green") if is_right else Text("  wrong", "red")
+            table.add_row(Text(name), Text.assemble(visible(answer), mark))
+        prompt = Text(" ".join(prediction.prompt.split()), "grey66")
+        title = Text("a held-out prompt and its answers")
+        console.print(Panel(Group(prompt, Text(), table), title=title, title_align="left"))
 
 
 def print_verdict(console: Console, result: DemoResult) -> None:
@@ -96,5 +93,5 @@ def verdict(result: DemoResult) -> str:
         later = f"it needed {full.epochs_needed}"
     return (
         f"Loss on completions only: the answers were right after {masked.epochs_needed} epochs; "
-        f"on the full sequence: {later}. Same model, rows, order and optimizer."
+        f"on the full sequence: {later}. Same model, rows, order, optimizer and learning rate."
     )

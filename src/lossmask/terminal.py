@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
 from rich.rule import Rule
@@ -50,6 +50,11 @@ class _Piece:
     message_index: int
     is_trained: bool
     is_stop: bool
+
+
+def has_colour(console: Console) -> bool:
+    """Return whether a console draws colours."""
+    return console.color_system is not None and not console.no_color
 
 
 def show_example(
