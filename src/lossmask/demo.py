@@ -11,7 +11,6 @@ optimizer; only the labels differ::
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from lossmask.data_files import check_files, read_rows
 from lossmask.demo_display import (
     print_predictions,
     print_prepared,
@@ -42,7 +42,6 @@ from lossmask.demo_display import (
 )
 from lossmask.embedded import DEMO_CONVERSATIONS, DEMO_HELDOUT, DEMO_MODEL
 from lossmask.encoder import Encoder
-from lossmask.errors import InputError
 from lossmask.example import Example
 from lossmask.training import train
 
@@ -138,11 +137,8 @@ def load_rows(path: Path) -> list[list[Message]]:
     Raises:
         InputError: The file is missing: the package is not installed whole.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}. Install lossmask again.") from error
-    return [json.loads(line)["messages"] for line in lines]
+    check_files([path])
+    return [raw.parse()["messages"] for raw in read_rows([path])]
 
 
 def questions(rows: Sequence[Sequence[Message]]) -> list[Question]:
