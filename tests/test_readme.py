@@ -77,3 +77,20 @@ def test_agents_has_a_line_for_every_file() -> None:
     named = re.findall(r"`((?:src|benchmarks|scripts|tests)/[\w/]+\.py)`", agents)
     real = [file for file in named if not file.endswith("X.py")]  # X stands for any name
     assert [file for file in real if not (ROOT / file).exists()] == []
+
+
+def test_every_reason_and_finding_is_explained() -> None:
+    explained = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "parity.md").read_text("utf-8")))
+    modules = "conversation completions borders written turn_tokens tokenizing pipeline data_files"
+    sources = [
+        (ROOT / "src" / "lossmask" / f"{name}.py").read_text(encoding="utf-8")
+        for name in modules.split()
+    ]
+    used = {
+        found
+        for source in sources
+        for found in re.findall(r'(?:reason=|Finding\(\s*)"(\w+)"', source)
+        if found != "no_such_path"  # about files, not rows
+    }
+    assert {"content_dropped", "boundary_straddle", "broken_json"} <= used
+    assert sorted(used - explained) == []
