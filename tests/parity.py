@@ -127,7 +127,9 @@ class Oracle:
         full = self.render(index + 1, prompt=False)
         rest = full[longest_common(prompt, full) :]
         if kind == "nothing_generated":
-            _require(not rest.strip(), f"message {index}: {rest!r} was left out")
+            invitation = self._generation_prompt(index, prompt)
+            nothing = not rest.strip() or (invitation.strip() and rest.endswith(invitation))
+            _require(bool(nothing), f"message {index}: {rest!r} was left out")
             return
         _require(kind == "content_dropped", f"message {index} has a prompt, but {kind}")
         message = {k: v for k, v in self.messages[index].items() if k != "id"}
@@ -169,7 +171,7 @@ class Oracle:
             self._check_common_prefix(index, before, prompt, full)
             rest = full[len(before) :]
         self._check_no_header(index, completion, prompt, before)
-        expected = self._until_stop(rest, index)
+        expected = self._until_stop(rest, index) + self._next_header_stop(before + rest, rest)
         _require(
             completion == expected,
             f"message {index}: supervised {completion!r}, inference generates {expected!r}",
@@ -214,13 +216,24 @@ class Oracle:
         """Cut behind the first stop token and those that directly follow, up to eos."""
         own = strings_in(self.messages[index])
         _require(not any(stop in own for stop in self.stops), "a stop token inside the content")
-        pattern = re.compile("|".join(map(re.escape, self.stops)) or "(?!)")
+        pattern = self._stop_pattern()
         found = pattern.search(rest)
         if not found:
             return rest
         while found.group() != self.eos and (more := pattern.match(rest, found.end())):
             found = more
         return rest[: found.end()]
+
+    def _next_header_stop(self, shown: str, rest: str) -> str:
+        """Return the stop token right behind a turn that has none of its own, as GLM ends turns."""
+        if any(stop in rest for stop in self.stops):
+            return ""
+        whole = self.render(len(self.messages), prompt=False)
+        found = self._stop_pattern().match(whole, len(shown)) if whole.startswith(shown) else None
+        return found.group() if found else ""
+
+    def _stop_pattern(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(re.escape, self.stops)) or "(?!)")
 
     def _check_ids(self, example: Example, span: Span, before: str, completion: str) -> None:
         """Require the ids of the prompt alone, then those of the completion behind it."""
