@@ -74,4 +74,6 @@ def test_a_policy_does_not_change() -> None:
 
 def test_nearest_is_silent_where_nothing_is_near() -> None:
     assert nearest("x", ["alpha", "beta"]) == "allowed: alpha, beta"
+    many = [f"name{number}" for number in range(99)] + ["alpha"]
+    assert nearest("alpa", many) == "did you mean 'alpha'?"
     assert nearest("alpa", ("alpha", "beta")) == "did you mean 'alpha'? allowed: alpha, beta"

@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from lossmask.errors import PolicyError
 
+_LISTED = 20  # a longer list hides the one that was meant
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -64,4 +66,6 @@ def nearest(given: str, allowed: list[str] | tuple[str, ...]) -> str:
     """Say which values are allowed, and which one was probably meant."""
     close = difflib.get_close_matches(given, allowed, n=1)
     meant = f"did you mean {close[0]!r}? " if close else ""
+    if close and len(allowed) > _LISTED:
+        return meant.rstrip()
     return f"{meant}allowed: {', '.join(allowed)}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -337,10 +338,15 @@ def _with_adapters(model: PreTrainedModel, lora: LoraSettings) -> nn.Module:
         target_modules=modules if isinstance(modules, str) else list(modules),
         modules_to_save=list(lora.modules_to_save) or None,
     )
-    try:
-        adapted: nn.Module = get_peft_model(model, settings)
-    except ValueError as error:
-        raise PolicyError(f"the LoRA settings do not fit the model: {error}") from error
+    with warnings.catch_warnings():
+        # PEFT 0.21 asks transformers 5.23 under a name that will go in version 6
+        warnings.filterwarnings(
+            "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
+        )
+        try:
+            adapted: nn.Module = get_peft_model(model, settings)
+        except ValueError as error:
+            raise PolicyError(f"the LoRA settings do not fit the model: {error}") from error
     return adapted
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
@@ -17,13 +17,14 @@ class RichProgress(TrainerCallback):  # type: ignore[misc]  # transformers is un
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._task = progress.add_task("train", total=None, logged="")
+        self._task = TaskID(-1)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Learn the number of updates."""
-        self._progress.update(self._task, total=state.max_steps, completed=state.global_step)
+        """Draw the bar, now that the number of updates is known."""
+        self._task = self._progress.add_task("train", total=state.max_steps, logged="")
+        self._progress.update(self._task, completed=state.global_step)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
