@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from lossmask import Encoder, Policy, TemplateError, TokenizerError
 from lossmask.embedded import DEMO_MODEL
+from lossmask.encoder import generation_stop_ids
 from tests.scenarios import assistant, user
 
 MESSAGES = [user("Hi"), assistant("Hello")]
@@ -30,6 +31,13 @@ def test_stop_tokens_are_eos_generation_config_and_those_given(tmp_path: Path) -
     )
     encoder = Encoder.from_pretrained(folder, stop_tokens=["<|im_start|>"])
     assert encoder.stop_ids == {tokenizer.eos_token_id, end_of_text, start}
+
+
+def test_stop_tokens_that_cannot_be_read_are_an_error_not_missing(tmp_path: Path) -> None:
+    assert generation_stop_ids(tmp_path) == []
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(TokenizerError, match=r"cannot read generation_config.json of"):
+        generation_stop_ids(tmp_path)
 
 
 def test_an_unknown_stop_token_is_named() -> None:

@@ -191,16 +191,21 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 
 
 def generation_stop_ids(path: str | Path) -> list[int]:
-    """Return the eos ids of ``generation_config.json``, none if there is no such file."""
-    found = cached_file(
-        str(path),
-        "generation_config.json",
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    if found is None:
-        return []
-    eos = json.loads(Path(found).read_text(encoding="utf-8")).get("eos_token_id")
+    """Return the eos ids of ``generation_config.json``, none if there is no such file.
+
+    Raises:
+        TokenizerError: The file is broken, or it cannot be told whether there is one.
+    """
+    name = "generation_config.json"
+    try:
+        found = cached_file(str(path), name, _raise_exceptions_for_missing_entries=False)
+        if found is None:
+            return []
+        eos = json.loads(Path(found).read_text(encoding="utf-8")).get("eos_token_id")
+    except (OSError, ValueError) as error:
+        raise TokenizerError(
+            f"cannot read {name} of {str(path)!r}, which may name stop tokens: {error}"
+        ) from error
     return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
 
 
