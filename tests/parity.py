@@ -17,17 +17,21 @@ from transformers import PreTrainedTokenizerBase
 from lossmask import Encoder, Example, LossmaskError, Span
 from tests.scenarios import Message
 
-NOTHING_TO_TRAIN = {"no_prompt", "nothing_generated", "content_dropped"}
-MISMATCHES = {"generation_prompt_mismatch", "context_differs"}
+NOTHING_TO_TRAIN = {"no_prompt", "nothing_generated", "content_dropped", "arguments_torn"}
+MISMATCHES = {"generation_prompt_mismatch", "context_differs", "header_respelled"}
 _TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")
+_OUR_KEYS = ("train", "weight", "prefill")
 _WORD = re.compile(r"\b[QASRT]\d+\b")
 
 
 class Case(NamedTuple):
     """What one conversation came to.
 
-    ``status`` is ``exact``, ``refused``, ``wrong``, or ``raises`` where transformers itself cannot
-    render the conversation; ``detail`` says why; ``findings`` are those of the examples.
+    ``status`` is ``exact``, ``refused``, ``wrong``; ``raises`` where transformers itself cannot
+    render the conversation; or ``no completion`` where it was refused and the oracle finds, too,
+    that inference cannot be asked for any trained turn as it stands (the template drops it, or
+    opens a think block that it never closes). ``detail`` says why; ``findings`` are those of the
+    examples.
     """
 
     status: str
@@ -49,7 +53,8 @@ def check(encoder: Encoder, messages: list[Message], tools: list[Any] | None = N
     try:
         examples = encoder.encode(messages, tools)
     except LossmaskError as error:
-        return Case("refused", f"{error.reason}: {error}")
+        status = "no completion" if oracle.finds_no_completion(error) else "refused"
+        return Case(status, f"{error.reason}: {error}")
     try:
         oracle.check_examples(examples, whole)
     except Wrong as error:
@@ -67,9 +72,14 @@ class Oracle:
         self.tokenizer: PreTrainedTokenizerBase = encoder.tokenizer
         self.template = encoder.chat_template(tools)
         self.messages = [
-            {key: value for key, value in message.items() if key not in ("train", "weight")}
+            {key: value for key, value in message.items() if key not in _OUR_KEYS}
             for message in messages
         ]
+        self.prefills = {
+            index: message["prefill"]
+            for index, message in enumerate(messages)
+            if message.get("prefill")
+        }
         self.trained = {
             index
             for index, message in enumerate(messages)
@@ -82,12 +92,18 @@ class Oracle:
         self.stops = self.tokenizer.convert_ids_to_tokens(sorted(encoder.stop_ids))
 
     def render(self, count: int, *, prompt: bool) -> str:
+        if prompt and count in self.prefills:
+            begun = {"role": "assistant", "content": self.prefills[count]}
+            return self._apply([*self.messages[:count], begun], continue_final_message=True)
+        return self._apply(self.messages[:count], add_generation_prompt=prompt)
+
+    def _apply(self, messages: Sequence[Message], **options: bool) -> str:
         text: str = self.tokenizer.apply_chat_template(
-            self.messages[:count],
+            list(messages),
             tools=self.tools,
             chat_template=self.template,
-            add_generation_prompt=prompt,
             tokenize=False,
+            **options,
         )
         return text
 
@@ -111,8 +127,34 @@ class Oracle:
                 self._check_span(example, span)
             last = max(span.message_index for span in example.spans)
             shown = {whole, self.render(last + 1, prompt=False)}
-            differs = any(finding.kind == "context_differs" for finding in example.findings)
+            differs = any(
+                finding.kind in ("context_differs", "header_respelled", "stop_appended")
+                for finding in example.findings
+            )
             _require(differs or example.text in shown, "the text is not what transformers renders")
+
+    def finds_no_completion(self, error: LossmaskError) -> bool:
+        """Return whether nothing could be trained, for the reason that was given."""
+        if error.reason == "unclosed_think" and error.message_index is not None:
+            return self._is_unclosed(error.message_index)
+        return error.reason in NOTHING_TO_TRAIN and all(map(self._is_left_out, self.trained))
+
+    def _is_left_out(self, index: int) -> bool:
+        for kind in sorted(NOTHING_TO_TRAIN):
+            try:
+                self._check_left_out(index, kind)
+            except Wrong:
+                continue
+            return True
+        return False
+
+    def _is_unclosed(self, index: int) -> bool:
+        prompt, full = self.render(index, prompt=True), self.render(index + 1, prompt=False)
+        opened = re.search(r"<(\w*:?think)>\s*$|\[(THINK)\]\s*$", prompt)
+        if opened is None or not full.startswith(prompt):
+            return False
+        closing = f"</{opened[1]}>" if opened[1] else f"[/{opened[2]}]"
+        return closing not in full[len(prompt) :]
 
     def _check_left_out(self, index: int, kind: str) -> None:
         """Require that inference could not be asked for this message."""
@@ -126,6 +168,9 @@ class Oracle:
             return
         full = self.render(index + 1, prompt=False)
         rest = full[longest_common(prompt, full) :]
+        if kind == "arguments_torn":
+            self._check_torn(index, rest)
+            return
         if kind == "nothing_generated":
             invitation = self._generation_prompt(index, prompt)
             nothing = not rest.strip() or (invitation.strip() and rest.endswith(invitation))
@@ -134,7 +179,28 @@ class Oracle:
         _require(kind == "content_dropped", f"message {index} has a prompt, but {kind}")
         message = {k: v for k, v in self.messages[index].items() if k != "id"}
         lost = [text for text in strings_in(message).split("\0") if text.strip() not in rest]
+        lost += self._unseen(index, full)
         _require(bool(lost), f"message {index}: left out, but its text is all in {rest!r}")
+
+    def _unseen(self, index: int, full: str) -> list[str]:
+        """Return the content of a message if the rendering is the same without it."""
+        message = self.messages[index]
+        content = message.get("content")
+        if not isinstance(content, str) or not content.strip():
+            return []
+        other = message | {"content": "Z9 other words"}
+        try:
+            changed = self._apply([*self.messages[:index], other])
+        except Exception:  # whatever the template raises: it looks at the content
+            return []
+        return [content] if changed == full else []
+
+    def _check_torn(self, index: int, rest: str) -> None:
+        """Require that a JSON string of arguments is not in the rendering in one piece."""
+        calls = self.messages[index].get("tool_calls") or []
+        arguments = [call.get("function", call).get("arguments") for call in calls]
+        torn = [text for text in arguments if isinstance(text, str) and text not in rest]
+        _require(bool(torn), f"message {index}: arguments left out, but they are in {rest!r}")
 
     def _check_mask(self, example: Example) -> None:
         expected = np.zeros(len(example), bool)
@@ -152,13 +218,15 @@ class Oracle:
         kinds = {f.kind for f in example.findings if f.message_index == index}
         before = example.text[: span.start]
         completion = example.text[span.start : span.end]
+        appended = len(span.stop or "") if "stop_appended" in kinds else 0
+        written = completion[: len(completion) - appended]
         if full.startswith(prompt):
             _require(not kinds & MISMATCHES, f"message {index}: a mismatch where there is none")
             _require(before == prompt, f"message {index}: the prompt is {before!r}, not {prompt!r}")
             rest = full[len(prompt) :]
         elif "context_differs" in kinds:
             _require(before == prompt, f"message {index}: the prompt is {before!r}, not {prompt!r}")
-            at = full.rfind(completion)
+            at = full.rfind(written)
             invitation = self._generation_prompt(index, prompt)
             _require(at >= 0, f"message {index}: {completion!r} is not in the full rendering")
             _require(
@@ -166,12 +234,17 @@ class Oracle:
                 f"message {index}: {completion!r} does not follow {invitation!r}",
             )
             rest = full[at:]
+        elif "header_respelled" in kinds:
+            _require(before == prompt, f"message {index}: the prompt is {before!r}, not {prompt!r}")
+            rest = full[self._end_of_header(index, prompt, full, written) :]
         else:
             _require(MISMATCHES & kinds == {"generation_prompt_mismatch"}, "no finding")
             self._check_common_prefix(index, before, prompt, full)
             rest = full[len(before) :]
         self._check_no_header(index, completion, prompt, before)
         expected = self._until_stop(rest, index) + self._next_header_stop(before + rest, rest)
+        if "stop_appended" in kinds:
+            expected = self._with_stop_of_history(index, full, rest)
         _require(
             completion == expected,
             f"message {index}: supervised {completion!r}, inference generates {expected!r}",
@@ -194,6 +267,21 @@ class Oracle:
         content = str(self.messages[index].get("content") or "")
         starts_answer = bool(content) and full[at:].startswith(content.strip()[:1] or content[:1])
         _require(inside or starts_answer, f"the prompt ends {longest - at} characters early")
+
+    def _end_of_header(self, index: int, prompt: str, full: str, completion: str) -> int:
+        """Return where ``completion`` begins, behind the last tag of the generation prompt."""
+        invitation = self._generation_prompt(index, prompt)
+        supplied = re.split(_TAG, invitation)[-1]
+        tags = [tag for tag in _TAG.findall(invitation) if tag in full]
+        at = full.rfind(completion)
+        _require(bool(tags) and at >= 0, f"message {index}: no header before {completion!r}")
+        between = full[full.rindex(tags[-1], 0, at) + len(tags[-1]) : at]
+        words = between.strip()
+        _require(
+            words in supplied and (bool(supplied) or not between),
+            f"message {index}: {between!r} lies between the header and the completion",
+        )
+        return at
 
     def _generation_prompt(self, index: int, prompt: str) -> str:
         """Return what the generation prompt adds, cut so as to begin with a whole tag."""
@@ -232,6 +320,23 @@ class Oracle:
         found = self._stop_pattern().match(whole, len(shown)) if whole.startswith(shown) else None
         return found.group() if found else ""
 
+    def _with_stop_of_history(self, index: int, full: str, rest: str) -> str:
+        """Return the turn with the stop token written there once another message follows."""
+        user = {"role": "user", "content": "Z9 and then?"}
+        tool = {"role": "tool", "content": "Z9 result"}
+        calls = self.messages[index].get("tool_calls")
+        for probe in [tool | {"tool_call_id": calls[0].get("id")}, user] if calls else [user]:
+            try:
+                gone_on = self._apply([*self.messages[: index + 1], probe])
+            except Exception:  # whatever the template raises: it shows no such history
+                continue
+            at = longest_common(full, gone_on)
+            found = self._stop_pattern().match(gone_on, at)
+            _require(bool(found), f"message {index}: no stop token follows in {gone_on[at:]!r}")
+            _require(not full[at:].strip(), f"message {index}: {full[at:]!r} is cut off")
+            return rest[: len(rest) - len(full) + at] + (found.group() if found else "")
+        raise Wrong(f"message {index}: a stop token appended, but no history shows one")
+
     def _stop_pattern(self) -> re.Pattern[str]:
         return re.compile("|".join(map(re.escape, self.stops)) or "(?!)")
 
@@ -267,6 +372,7 @@ class Oracle:
         own = set(_WORD.findall(strings_in(self.messages[index])))
         _require(words <= own, f"message {index}: supervised text holds {words - own}")
         content = strings_in(self.messages[index].get("content"))
+        content = content.removeprefix(self.prefills.get(index, ""))
         answer = re.split(r"</think>|\[/THINK\]", content)[-1]
         visible = set(re.findall(r"[^\W_]+", answer))
         trained = set(re.findall(r"[^\W_]+", completion))

@@ -118,7 +118,9 @@ def test_prepare_applies_the_policy_options(lossmask: Command, tmp_path: Path) -
     assert json.loads((output / "manifest.json").read_text())["policy"] == {
         "train_on": "last_assistant",
         "history": "expand",
+        "boundary": "inference",
         "control_tokens": "error",
+        "append_stop": "history",
     }
     [row] = pq.read_table(output / "part-00000.parquet").to_pylist()
     assert [label for label in row["labels"] if label != -100] == tokens("Hello<|im_end|>")
@@ -338,7 +340,7 @@ def arguments(tmp_path: Path, **changes: str | Path) -> list[str | Path]:
         ),
         (
             {"history": "keep"},
-            "(bad_policy): policy history is 'keep'; allowed: expand, last, error",
+            "(bad_policy): policy history is 'keep'; allowed: expand, last, as_rendered, error",
         ),
         ({"control_tokens": "x"}, "(bad_policy): policy control_tokens is 'x'; "),
         ({"template_var": "x"}, "--template-var 'x': expected NAME=JSON"),

@@ -16,7 +16,9 @@ def test_the_defaults_train_every_turn_as_it_was_generated() -> None:
     assert Policy().to_mapping() == {
         "train_on": "all_assistant",
         "history": "expand",
+        "boundary": "inference",
         "control_tokens": "error",
+        "append_stop": "history",
     }
 
 
@@ -26,7 +28,8 @@ def test_the_defaults_train_every_turn_as_it_was_generated() -> None:
         {},
         {"train_on": "last_assistant"},
         {"history": "last"},
-        {"history": "error", "control_tokens": "allow"},
+        {"history": "as_rendered", "boundary": "include", "append_stop": "eos"},
+        {"history": "error", "control_tokens": "escape"},
     ],
 )
 def test_a_mapping_there_and_back_is_the_same_policy(values: dict[str, Any]) -> None:
@@ -44,14 +47,14 @@ def test_a_mapping_there_and_back_is_the_same_policy(values: dict[str, Any]) -> 
             "policy train_on is 'all_asistant'; did you mean 'all_assistant'? "
             "allowed: all_assistant, last_assistant",
         ),
-        ({"history": "zzz"}, "policy history is 'zzz'; allowed: expand, last, error"),
-        ({"history": None}, "policy history is None; allowed: expand, last, error"),
+        ({"history": "zzz"}, "policy history is 'zzz'; allowed: expand, last, as_rendered, error"),
+        ({"history": None}, "policy history is None; allowed: expand, last, as_rendered, error"),
         ({"control_tokens": ["error"]}, "policy control_tokens is ['error']; "),
         ({"train_on": True}, "policy train_on is True; allowed: all_assistant, last_assistant"),
         (
             {"histroy": "last"},
             "policy has no key 'histroy'; did you mean 'history'? "
-            "allowed: train_on, history, control_tokens",
+            "allowed: train_on, history, boundary, control_tokens, append_stop",
         ),
     ],
 )

@@ -15,6 +15,7 @@ import numpy as np
 from lossmask.errors import ParityError
 from lossmask.example import Finding
 from lossmask.rendering import Rendering, shared_length
+from lossmask.stops import Stops
 from lossmask.traced_text import Origins
 
 _TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")
@@ -29,12 +30,15 @@ class Border:
         text: Prompt, completion and what follows.
         origins: int64 (n,), origin per character.
         start: Characters of the prompt.
+        tail: Where the completion begins in the full rendering; differs from ``start`` where the
+            text is not the full rendering but the prompt followed by a part of it.
         findings: What was noticed.
     """
 
     text: str
     origins: Origins
     start: int
+    tail: int
     findings: tuple[Finding, ...]
 
 
@@ -54,7 +58,11 @@ class PromptRenderings:
 
 
 def find_border(
-    index: int, prompt: PromptRenderings, full: Rendering, added_tokens: re.Pattern[str]
+    index: int,
+    prompt: PromptRenderings,
+    full: Rendering,
+    added_tokens: re.Pattern[str],
+    stops: Stops,
 ) -> Border:
     """Find where assistant message ``index`` begins to be generated.
 
@@ -63,25 +71,29 @@ def find_border(
         prompt: ``prompt(index)``.
         full: ``full(index)``, with origins.
         added_tokens: Matches texts that a common prefix must not end inside of.
+        stops: The stop tokens; no header holds one.
 
     Raises:
         ParityError: What precedes the answer in the full rendering is not what inference sees.
     """
     if full.text.startswith(prompt.text):
-        return Border(full.text, full.origins, len(prompt.text), ())
+        return Border(full.text, full.origins, len(prompt.text), len(prompt.text), ())
     traced = prompt.traced()
+    tags = (_TAG, added_tokens)
     own = np.flatnonzero(full.message_index() == index)
     first = int(own[0]) if own.size else len(full.text)
-    tags = (_TAG, added_tokens)
     prompt_context, full_context = _ends_of_context(
         index, traced, full, first, prompt.uninvited(), tags
     )
+    stop = None if own.size else stops.pattern.search(full.text, full_context)
     generation_prompt = prompt.text[prompt_context:]
-    header = full.text[full_context:first]
+    header = full.text[full_context : first if stop is None else stop.start()]
     common = _whole_tags(
         shared_length(generation_prompt, header), (generation_prompt, header), tags
     )
-    _refuse_repeated_tags(index, generation_prompt, header, common, tags)
+    respelled = _end_of_respelled(index, generation_prompt, header, common, tags)
+    if respelled is not None:
+        return _respelled(index, traced, full, full_context + respelled, generation_prompt, header)
     if prompt.text[:prompt_context] == full.text[:full_context]:
         return _mismatch(index, full, full_context, generation_prompt, header, common)
     return _context_differs(index, traced, full, full_context, generation_prompt, header, common)
@@ -97,7 +109,31 @@ def _mismatch(
         f"{header!r}: only {generation_prompt[:common]!r} is taken as the prompt",
         index,
     )
-    return Border(full.text, full.origins, context + common, (finding,))
+    return Border(full.text, full.origins, context + common, context + common, (finding,))
+
+
+def _respelled(
+    index: int, prompt: Rendering, full: Rendering, tail: int, generation_prompt: str, header: str
+) -> Border:
+    """Put what follows the header of the finished turn behind the prompt itself."""
+    finding = Finding(
+        "header_respelled",
+        f"the generation prompt is {generation_prompt!r}, but the finished turn spells the same "
+        f"header {header!r}; the example is the prompt as inference sees it, followed by the "
+        "completion",
+        index,
+    )
+    return _joined(prompt, full, tail, finding)
+
+
+def _joined(prompt: Rendering, full: Rendering, tail: int, finding: Finding) -> Border:
+    return Border(
+        prompt.text + full.text[tail:],
+        np.concatenate([prompt.origins, full.origins[tail:]]),
+        len(prompt.text),
+        tail,
+        (finding,),
+    )
 
 
 def _context_differs(
@@ -123,13 +159,7 @@ def _context_differs(
         "is the prompt as inference sees it, followed by the completion",
         index,
     )
-    tail = context + common
-    return Border(
-        prompt.text + full.text[tail:],
-        np.concatenate([prompt.origins, full.origins[tail:]]),
-        len(prompt.text),
-        (finding,),
-    )
+    return _joined(prompt, full, context + common, finding)
 
 
 def _ends_of_context(
@@ -163,6 +193,8 @@ def _ends_of_context(
         )
     if not ends or not starts or ends[-1] < prompt_written or starts[-1] < full_written:
         return prompt_written, full_written
+    if uninvited == prompt.text:  # the template has no generation prompt: all of it is context
+        return len(prompt.text), starts[-1]
     departs = _whole_tags(shared_length(prompt.text, uninvited), (prompt.text, uninvited), tags)
     return min(ends[-1], max(prompt_written, departs)), starts[-1]
 
@@ -190,21 +222,31 @@ def _whole_tags(at: int, texts: tuple[str, str], tags: tuple[re.Pattern[str], ..
     return cut
 
 
-def _refuse_repeated_tags(
+def _end_of_respelled(
     index: int, generation_prompt: str, header: str, common: int, tags: tuple[re.Pattern[str], ...]
-) -> None:
-    """Refuse where both sides write the same control token behind their common prefix.
+) -> int | None:
+    """Return where a header that is merely spelled differently ends, None if it is not.
 
-    Then the header is merely spelled differently (a stray newline before it), and the longest
-    common prefix would train text that the engine supplies.
+    It is if both sides write the same control token behind their common prefix (a stray newline
+    before the header, say): then that prefix would train text that the engine supplies. The header
+    ends behind the last such token and the common prefix of what follows; where the generation
+    prompt goes on, so does white space that the finished turn has there instead.
     """
     left, right = generation_prompt[common:], header[common:]
-    for pattern in tags:
-        for found in pattern.finditer(left):
-            if found.group().strip() and found.group() in right:
-                raise ParityError(
-                    f"the generation prompt {generation_prompt!r} and the header of the finished "
-                    f"turn {header!r} both write {found.group()!r}, but not alike",
-                    reason="prompt_differs",
-                    message_index=index,
-                )
+    found = [tag for pattern in tags for tag in pattern.finditer(left) if tag.group() in right]
+    if not found:
+        return None
+    last = max(found, key=lambda tag: tag.end())
+    if right.count(last.group()) > 1:
+        raise ParityError(
+            f"the generation prompt {generation_prompt!r} and the header of the finished turn "
+            f"{header!r} both write {last.group()!r}, but not alike",
+            reason="prompt_differs",
+            message_index=index,
+        )
+    start = right.index(last.group()) + len(last.group())
+    supplied, written = left[last.end() :], right[start:]
+    shared = _whole_tags(shared_length(supplied, written), (supplied, written), tags)
+    if shared < len(supplied):
+        shared += len(written[shared:]) - len(written[shared:].lstrip())
+    return common + start + shared

@@ -5,7 +5,6 @@ Torch is imported by ``train`` and ``demo`` only, inside their functions.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -25,10 +24,23 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from lossmask.command_options import (
+    AppendStopOption,
+    BoundaryOption,
+    ControlOption,
+    Data,
+    HistoryOption,
+    StopOption,
+    TemplateOption,
+    TokenizerOption,
+    TrainOnOption,
+    VariableOption,
+    encoder_source,
+    name_and_value,
+)
 from lossmask.data_files import check_files, read_row
 from lossmask.errors import LossmaskError, PolicyError
-from lossmask.policy import Policy
-from lossmask.preparing import EncoderSource, encode_raw, prepare
+from lossmask.preparing import encode_raw, prepare
 from lossmask.terminal import has_colour, show_example, show_rejection, summary, visible
 
 app = typer.Typer(
@@ -39,68 +51,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-
-Data = Annotated[
-    list[Path],
-    typer.Argument(
-        help='JSON Lines files, one conversation a line: {"messages": [...]}.', show_default=False
-    ),
-]
-TokenizerOption = Annotated[
-    str, typer.Option("--tokenizer", "-t", help="Tokenizer folder or hub id.", show_default=False)
-]
-TemplateOption = Annotated[
-    str | None,
-    typer.Option("--chat-template", help="File of a Jinja chat template to use instead."),
-]
-StopOption = Annotated[
-    list[str] | None,
-    typer.Option("--stop", help="A further stop token, as text; can be given again."),
-]
-VariableOption = Annotated[
-    list[str] | None,
-    typer.Option("--template-var", help="NAME=JSON for the template, as enable_thinking=false."),
-]
-TrainOnOption = Annotated[str, typer.Option("--train-on", help="all_assistant or last_assistant.")]
-HistoryOption = Annotated[
-    str,
-    typer.Option(
-        "--history",
-        help="Turns the template rewrites later: expand (an example each), last, error.",
-    ),
-]
-ControlOption = Annotated[
-    str,
-    typer.Option("--control-tokens", help="Control tokens typed in a message: error or allow."),
-]
-
-
-def _source(
-    tokenizer: str,
-    chat_template: str | None,
-    stop: list[str] | None,
-    template_var: list[str] | None,
-    train_on: str,
-    history: str,
-    control_tokens: str,
-) -> EncoderSource:
-    policy = Policy.from_mapping(
-        {"train_on": train_on, "history": history, "control_tokens": control_tokens}
-    )
-    variables = tuple(_variable(text) for text in template_var or [])
-    return EncoderSource(tokenizer, policy, chat_template, tuple(stop or []), variables)
-
-
-def _variable(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise PolicyError(f"--template-var {text!r}: expected NAME=JSON")
-    try:
-        return name, json.loads(value)
-    except ValueError as error:
-        raise PolicyError(
-            f"--template-var {text!r}: the value is not JSON (put strings in quotes)"
-        ) from error
 
 
 @app.command(
@@ -118,7 +68,9 @@ def prepare_command(
     template_var: VariableOption = None,
     train_on: TrainOnOption = "all_assistant",
     history: HistoryOption = "expand",
+    boundary: BoundaryOption = "inference",
     control_tokens: ControlOption = "error",
+    append_stop: AppendStopOption = "history",
     workers: Annotated[
         int, typer.Option(min=0, help="Processes; 0 = one per core. The result is the same.")
     ] = 0,
@@ -131,8 +83,16 @@ def prepare_command(
     Every row is accounted for: rows in = kept + rejected. A run that was killed is continued by
     the same command. Exit code 1 if no row was kept.
     """
-    source = _source(
-        tokenizer, chat_template, stop, template_var, train_on, history, control_tokens
+    source = encoder_source(
+        tokenizer,
+        chat_template=chat_template,
+        stop=stop,
+        template_var=template_var,
+        train_on=train_on,
+        history=history,
+        boundary=boundary,
+        control_tokens=control_tokens,
+        append_stop=append_stop,
     )
     check_files(data)
     total = sum(path.stat().st_size for path in data)
@@ -171,14 +131,24 @@ def show_command(
     template_var: VariableOption = None,
     train_on: TrainOnOption = "all_assistant",
     history: HistoryOption = "expand",
+    boundary: BoundaryOption = "inference",
     control_tokens: ControlOption = "error",
+    append_stop: AppendStopOption = "history",
 ) -> None:
     """Show the tokens of one row: trained (green), stop token (red), not trained (dim).
 
     Exit code 1 if the row cannot be encoded; the reason is shown.
     """
-    source = _source(
-        tokenizer, chat_template, stop, template_var, train_on, history, control_tokens
+    source = encoder_source(
+        tokenizer,
+        chat_template=chat_template,
+        stop=stop,
+        template_var=template_var,
+        train_on=train_on,
+        history=history,
+        boundary=boundary,
+        control_tokens=control_tokens,
+        append_stop=append_stop,
     )
     check_files([data])
     raw = read_row(data, row)
@@ -260,7 +230,7 @@ def train_command(
             seed=seed,
             resume=resume,
             callbacks=[RichProgress(progress)],
-            training_arguments=dict(_variable(text) for text in argument or []),
+            training_arguments=dict(name_and_value(text) for text in argument or []),
         )
     console = Console()
     loss = "-" if result.train_loss is None else f"{result.train_loss:.4f}"

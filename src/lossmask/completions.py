@@ -24,10 +24,12 @@ from lossmask.errors import ParityError
 from lossmask.example import Finding
 from lossmask.rendering import Leaf, Message, Rendering
 from lossmask.stops import Stops
-from lossmask.traced_text import Origins
+from lossmask.traced_text import LITERAL, Origins
 from lossmask.written import THINK_PAIRS, check_written
 
-NOTHING_TO_TRAIN = frozenset({"no_prompt", "nothing_generated", "content_dropped"})
+NOTHING_TO_TRAIN = frozenset(
+    {"no_prompt", "nothing_generated", "content_dropped", "arguments_torn"}
+)
 """Reasons for which one turn stays out of the loss: no model could be asked for a completion.
 
 Any other :class:`ParityError` means that there is one and it cannot be told: the row is refused.
@@ -71,8 +73,7 @@ class Turn:
 
     def extended_to(self, whole: Rendering) -> Turn:
         """Return the turn with what follows it in the whole rendering, where that begins alike."""
-        shared = self.text[: self.completion_end]
-        if self.stop is None or not whole.text.startswith(shared):
+        if self.stop is None or not self.is_shown_by(whole):
             return self
         return replace(self, text=whole.text, origins=whole.origins, leaves=whole.leaves)
 
@@ -87,9 +88,33 @@ class Turn:
         found = stops.pattern.match(whole.text, len(self.text))
         if found is None:
             return self
-        findings = tuple(f for f in self.findings if f.kind != "no_stop_token")
-        stopped = replace(self, completion_end=found.end(), stop=found.group(), findings=findings)
+        stopped = replace(
+            self,
+            completion_end=found.end(),
+            stop=found.group(),
+            findings=_without_no_stop(self.findings),
+        )
         return replace(stopped, text=whole.text, origins=whole.origins, leaves=whole.leaves)
+
+    def is_shown_by(self, whole: Rendering) -> bool:
+        """Return whether a rendering begins with prompt and completion of this turn."""
+        return whole.text.startswith(self.text[: self.completion_end])
+
+    def with_stop(self, stop: str, end: int, source: str) -> Turn:
+        """Return the turn cut at ``end``, with a stop token that the template does not write."""
+        finding = Finding(
+            "stop_appended",
+            f"the template ends the turn without a stop token; {stop!r} is appended, {source}",
+            self.message_index,
+        )
+        return replace(
+            self,
+            text=self.text[:end] + stop,
+            origins=np.append(self.origins[:end], np.full(len(stop), LITERAL)),
+            completion_end=end + len(stop),
+            stop=stop,
+            findings=(*_without_no_stop(self.findings), finding),
+        )
 
 
 def derive_turn(
@@ -114,7 +139,7 @@ def derive_turn(
     Raises:
         ParityError: The completion cannot be told with certainty.
     """
-    border = find_border(index, prompt, full, added_tokens)
+    border = find_border(index, prompt, full, added_tokens, stops)
     rendering = replace(full, text=border.text, origins=border.origins)
     start = border.start
     end, stop = _find_end(rendering, index, start, stops)
@@ -124,6 +149,45 @@ def derive_turn(
     if stop is None:
         findings += (_no_stop(border.text[start:end], index, stops),)
     return Turn(index, border.text, border.origins, full.leaves, start, end, stop, findings)
+
+
+def turn_as_rendered(
+    message: Message,
+    index: int,
+    *,
+    prompt: PromptRenderings,
+    whole: Rendering,
+    stops: Stops,
+    added_tokens: re.Pattern[str],
+) -> Turn:
+    """Derive assistant message ``index`` as a later rendering shows it, not as it was generated.
+
+    Args:
+        message: The message.
+        index: Its index.
+        prompt: ``prompt(index)``.
+        whole: A rendering of more messages than ``index + 1``.
+        stops: The stop tokens.
+        added_tokens: Matches texts that a common prefix must not end inside of.
+
+    Raises:
+        ParityError: It cannot be told where the turn begins or ends there.
+    """
+    start = find_border(index, prompt, whole, added_tokens, stops).tail
+    end, stop = _find_end(whole, index, start, stops)
+    findings = check_written(message, index, whole, end)
+    _check_own(whole, index, start, end)
+    if stop is None:
+        findings += (_no_stop(whole.text[start:end], index, stops),)
+    rewritten = Finding(
+        "history_rewritten",
+        "trained as the whole conversation shows this turn, which is not how it was generated: the "
+        'policy is history="as_rendered"',
+        index,
+    )
+    return Turn(
+        index, whole.text, whole.origins, whole.leaves, start, end, stop, (rewritten, *findings)
+    )
 
 
 def _find_end(rendering: Rendering, index: int, start: int, stops: Stops) -> tuple[int, str | None]:
@@ -184,6 +248,10 @@ def _check_think(text: str, index: int, start: int, end: int) -> None:
                 reason="unclosed_think",
                 message_index=index,
             )
+
+
+def _without_no_stop(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    return tuple(finding for finding in findings if finding.kind != "no_stop_token")
 
 
 def _no_stop(completion: str, index: int, stops: Stops) -> Finding:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lossmask.errors import ConversationError
@@ -16,7 +16,7 @@ from lossmask.rendering import Message
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _SMALLEST_WEIGHT, _LARGEST_WEIGHT = 1.1754944e-38, 3.4028234e38  # normal float32
-_WEIGHT_KEYS = frozenset({"train", "weight"})
+_OUR_KEYS = frozenset({"train", "weight", "prefill"})  # no template sees them
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,13 @@ class Conversation:
         messages: In the OpenAI / Hugging Face chat format, without training keys.
         tools: Tool schemas, or None.
         weights: One loss weight per message; 0 takes an assistant message out of the loss.
+        prefills: By message: the beginning of its content that inference is given, not the model's.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] | None
     weights: tuple[float, ...]
+    prefills: dict[int, str] = field(default_factory=dict)
 
     @property
     def trained(self) -> tuple[int, ...]:
@@ -48,9 +50,10 @@ def read_conversation(messages: object, tools: object = None) -> Conversation:
 
     Args:
         messages: A non-empty list of mappings with a known ``role`` and a ``content`` that is a
-        string,
-            a list of parts, or absent where there are ``tool_calls`` or reasoning. ``train``
-            (bool) and ``weight`` (float >= 0) set the loss of one message.
+            string, a list of parts, or absent where there are ``tool_calls`` or reasoning.
+            ``train`` (bool) and ``weight`` (float >= 0) set the loss of one message; ``prefill`` is
+            the beginning of an assistant's content that inference is given (as by
+            ``continue_final_message``), so that the model generates only what follows.
         tools: A list of schemas, the same as a JSON string, or None.
 
     Raises:
@@ -70,7 +73,27 @@ def read_conversation(messages: object, tools: object = None) -> Conversation:
         tuple(message for message, _ in checked),
         _read_tools(tools),
         tuple(weight for _, weight in checked),
+        _prefills(messages),
     )
+
+
+def _prefills(messages: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    prefills = {}
+    for index, message in enumerate(messages):
+        prefill = message.get("prefill")
+        if prefill is None or prefill == "":
+            continue
+        content = message.get("content")
+        if not isinstance(prefill, str) or message["role"] != "assistant":
+            raise ConversationError(
+                "'prefill' must be a string on an assistant message", message_index=index
+            )
+        if not isinstance(content, str) or not content.startswith(prefill):
+            raise ConversationError(
+                f"'content' must begin with the 'prefill' {prefill[:40]!r}", message_index=index
+            )
+        prefills[index] = prefill
+    return prefills
 
 
 def _read_message(message: object, index: int) -> tuple[Message, float]:
@@ -93,7 +116,7 @@ def _read_message(message: object, index: int) -> tuple[Message, float]:
             message_index=index,
         )
     _check_content(message, index)
-    kept = {key: value for key, value in message.items() if key not in _WEIGHT_KEYS}
+    kept = {key: value for key, value in message.items() if key not in _OUR_KEYS}
     return kept, _weight(message, index)
 
 

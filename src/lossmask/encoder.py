@@ -15,9 +15,10 @@ from transformers.utils import cached_file
 from lossmask.errors import InputError, LossmaskError, TemplateError, TokenizerError
 from lossmask.example import Example
 from lossmask.outcome import Outcome, Rejection
-from lossmask.pipeline import Setting, encode_conversation
+from lossmask.pipeline import encode_conversation
 from lossmask.policy import Policy
 from lossmask.rendering import ChatTemplate, Message
+from lossmask.setting import Setting
 from lossmask.stops import Stops
 from lossmask.tokenizing import TextTokenizer
 

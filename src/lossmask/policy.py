@@ -27,13 +27,25 @@ class Policy:
     train_on: Literal["all_assistant", "last_assistant"] = "all_assistant"
     """``all_assistant``: every assistant message. ``last_assistant``: only the last one."""
 
-    history: Literal["expand", "last", "error"] = "expand"
+    history: Literal["expand", "last", "as_rendered", "error"] = "expand"
     """For turns that the full rendering shows differently from how they were generated: ``expand``
-    gives each an example of its own, ``last`` leaves them out of the loss, ``error`` rejects."""
+    gives each an example of its own, ``last`` leaves them out of the loss, ``as_rendered`` trains
+    them as the full rendering shows them (not at parity; reported), ``error`` rejects."""
 
-    control_tokens: Literal["error", "allow"] = "error"
-    """Control tokens typed inside a message: ``error`` rejects the conversation, ``allow`` encodes
-    them as the tokenizer does, which is what inference would do with the same text."""
+    boundary: Literal["inference", "include", "exclude", "error"] = "inference"
+    """Where one token of the joint text spans the end of the prompt: ``inference`` tokenizes prompt
+    and completion apart, ``include`` and ``exclude`` keep the joint tokens and take that one into
+    the loss or out of it (not at parity; reported), ``error`` rejects."""
+
+    control_tokens: Literal["error", "escape", "allow"] = "error"
+    """Control tokens typed inside a message: ``error`` rejects the conversation, ``escape`` encodes
+    them as the plain characters they are, ``allow`` encodes them as the tokenizer does, which is
+    what inference would do with the same text."""
+
+    append_stop: Literal["history", "eos", "never"] = "history"
+    """For a turn that the template ends without a stop token: ``history`` appends the one that the
+    template writes there when the conversation goes on, if it shows one; ``eos`` appends the
+    tokenizer's eos where history shows none; ``never`` leaves the turn without."""
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))

@@ -90,7 +90,10 @@ class Rendering:
 
 
 class ChatTemplate:
-    """A tokenizer's chat template, compiled once to render with origins.
+    """A tokenizer's chat template, compiled once, at its first rendering, to render with origins.
+
+    Making one reads the template and runs nothing of it: compiling already computes constants, and
+    ``{{ 'a' * 10**10 }}`` is one.
 
     Args:
         tokenizer: Any transformers tokenizer that renders a Jinja template.
@@ -98,7 +101,7 @@ class ChatTemplate:
 
     Raises:
         TokenizerError: The tokenizer does not render Jinja templates.
-        TemplateError: There is no template, or it does not compile.
+        TemplateError: There is no template, or its syntax is wrong.
     """
 
     def __init__(
@@ -125,7 +128,7 @@ class ChatTemplate:
                 "instruction-tuned model",
                 reason="no_chat_template",
             )
-        self._compile(self.source())
+        _check_syntax(self.source())
 
     def source(self, tools: Sequence[Any] | None = None) -> str:
         """Return the template source used with these tools, as transformers picks it."""
@@ -250,13 +253,7 @@ class ChatTemplate:
     def _compile(self, source: str) -> tuple[TracingEnvironment, Any]:
         if source not in self._compiled:
             environment = TracingEnvironment()
-            try:
-                self._compiled[source] = (environment, environment.from_string(source))
-            except TemplateSyntaxError as error:
-                raise TemplateError(
-                    f"the chat template does not compile: line {error.lineno}: {error.message}",
-                    reason="template_syntax",
-                ) from error
+            self._compiled[source] = (environment, environment.from_string(source))
         return self._compiled[source]
 
     def _message_at_failure(
@@ -272,6 +269,20 @@ class ChatTemplate:
         except Exception:  # the same failure as the caller's, which reports it
             return self._compile(self.source(tools))[0].current_message
         return None
+
+
+def _check_syntax(source: str) -> None:
+    try:
+        TracingEnvironment().parse(source)
+    except TemplateSyntaxError as error:
+        raise TemplateError(
+            f"the chat template does not compile: line {error.lineno}: {error.message}",
+            reason="template_syntax",
+        ) from error
+    except RecursionError as error:
+        raise TemplateError(
+            "the chat template does not compile: it is nested too deeply", reason="template_syntax"
+        ) from error
 
 
 def shared_length(a: str, b: str) -> int:

@@ -1,0 +1,260 @@
+"""A conversation -> its turns: prompt and completion of every assistant message that is trained.
+
+In: a checked conversation. Out: :class:`Turn` s, ascending by message, and a finding for each turn
+that stays out of the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from lossmask.borders import PromptRenderings
+from lossmask.completions import (
+    NOTHING_TO_TRAIN,
+    Turn,
+    derive_turn,
+    no_prompt,
+    turn_as_rendered,
+)
+from lossmask.control_tokens import refuse_control_tokens
+from lossmask.conversation import Conversation
+from lossmask.data_loss import Shown, find_losses, other_parts, part_dropped, tools_dropped
+from lossmask.errors import ConversationError, ParityError, TemplateError
+from lossmask.example import Finding
+from lossmask.policy import Policy
+from lossmask.rendering import Message, Rendering, shared_length
+from lossmask.setting import Setting
+from lossmask.stops import any_of
+
+
+def derive_turns(
+    conversation: Conversation, setting: Setting
+) -> tuple[list[Turn], tuple[Finding, ...]]:
+    """Derive prompt and completion of every trained turn, ascending by message.
+
+    Returns:
+        The turns, and a finding for each turn that has no completion to train: the template dropped
+        its content or wrote nothing for it, or there is no prompt before it.
+
+    Raises:
+        ConversationError: No turn is trained, or a message holds a control token.
+        ParityError: A completion cannot be told, or no turn has one.
+        TemplateError: The template raised.
+    """
+    beginnings = Beginnings(conversation, setting)
+    whole = beginnings.full(len(conversation.messages))
+    turns: list[Turn] = []
+    left_out: dict[int, ParityError] = {}
+    for index in _trained(conversation, setting.policy):
+        try:
+            turns.append(_derive_turn(beginnings, index, whole))
+        except ParityError as error:
+            if error.reason not in NOTHING_TO_TRAIN:
+                raise
+            left_out[index] = error
+    if not turns:
+        raise next(iter(left_out.values()))
+    turns[-1] = turns[-1].extended_to(whole)
+    for turn in turns:
+        _refuse_surrogates(turn.rendering)
+    refuse_control_tokens(turns, conversation.tools, setting)
+    not_trained = [
+        Finding(error.reason, f"not trained: {error.detail}", index)
+        for index, error in left_out.items()
+    ]
+    return turns, (*not_trained, *_losses(beginnings, whole, turns, left_out.keys()))
+
+
+def _losses(
+    beginnings: Beginnings, whole: Rendering, turns: Sequence[Turn], left_out: Collection[int]
+) -> Iterator[Finding]:
+    """Yield a finding for everything in the conversation that the template does not show."""
+    last = turns[-1]
+    shown_by = {turn.message_index: Shown(turn.rendering) for turn in turns}
+    in_whole = Shown(whole)
+    for index, message in enumerate(beginnings.conversation.messages):
+        context = shown_by[last.message_index] if index < last.message_index else in_whole
+        is_trained = index in shown_by or index in left_out
+        shown = shown_by.get(index, context)
+        yield from find_losses(message, index, shown, is_trained=is_trained)
+        for number in other_parts(message):
+            if beginnings.ignores_part(index, number, whole):
+                yield part_dropped(index, number)
+    if beginnings.conversation.tools and beginnings.ignores_tools(whole):
+        yield tools_dropped()
+
+
+@dataclass(frozen=True, slots=True)
+class Beginnings:
+    """Renders the first messages of one conversation.
+
+    Attributes:
+        conversation: The conversation.
+        setting: Template and its variables.
+    """
+
+    conversation: Conversation
+    setting: Setting
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {
+            "tools": self.conversation.tools,
+            "template_variables": self.setting.template_variables,
+        }
+
+    def full(self, count: int) -> Rendering:
+        """Render the first ``count`` messages with origins."""
+        return self.setting.template.render(self.conversation.messages[:count], **self._options)
+
+    def prompt(self, index: int) -> PromptRenderings:
+        """Render what inference sees before message ``index``.
+
+        Raises:
+            ParityError: There is no such prompt.
+        """
+        before = self.conversation.messages[:index]
+        template, prefill = self.setting.template, self.conversation.prefills.get(index)
+        if not before:
+            raise no_prompt(index, "nothing comes before it")
+        try:
+            if prefill is None:
+                text = template.render_text(before, add_generation_prompt=True, **self._options)
+            else:
+                text = self._prefilled(index, prefill)
+        except TemplateError as error:
+            raise no_prompt(index, error.detail) from error
+        if not text:
+            raise no_prompt(index, "the template renders what comes before it as empty text")
+        return PromptRenderings(
+            text,
+            partial(template.render, before, add_generation_prompt=True, **self._options),
+            partial(template.render_text, before, **self._options),
+        )
+
+    def _prefilled(self, index: int, prefill: str) -> str:
+        """Render the prompt whose answer inference has to continue behind ``prefill``."""
+        messages = self.conversation.messages
+        begun = {"role": messages[index]["role"], "content": prefill}
+        variables = {**self.setting.template_variables, "continue_final_message": True}
+        return self.setting.template.render_text(
+            [*messages[:index], begun],
+            tools=self.conversation.tools,
+            template_variables=variables,
+        )
+
+    def ignores_tools(self, whole: Rendering) -> bool:
+        """Return whether the conversation renders the same without its tools."""
+        return self._renders_alike(self.conversation.messages, None, whole)
+
+    def ignores_part(self, index: int, number: int, whole: Rendering) -> bool:
+        """Return whether the conversation renders the same without one part of a content."""
+        messages = list(self.conversation.messages)
+        parts = messages[index]["content"]
+        messages[index] = messages[index] | {"content": [*parts[:number], *parts[number + 1 :]]}
+        return self._renders_alike(messages, self.conversation.tools, whole)
+
+    def _renders_alike(
+        self, messages: Sequence[Message], tools: Sequence[Any] | None, whole: Rendering
+    ) -> bool:
+        try:
+            text = self.setting.template.render_text(
+                messages, tools=tools, template_variables=self.setting.template_variables
+            )
+        except TemplateError:  # it needs what is left out
+            return False
+        return text == whole.text
+
+    def gone_on(self, index: int) -> str | None:
+        """Render message ``index`` with one more behind it, None if the template cannot."""
+        message = self.conversation.messages[index]
+        calls = message.get("tool_calls")
+        following = [{"role": "user", "content": "."}]
+        if calls:
+            call_id = calls[0].get("id")
+            answer = {"role": "tool", "content": "."}
+            following.insert(0, answer | ({"tool_call_id": call_id} if call_id else {}))
+        for probe in following:
+            messages = [*self.conversation.messages[: index + 1], probe]
+            try:
+                return self.setting.template.render_text(messages, **self._options)
+            except TemplateError:  # a template that wants another role there shows no history
+                continue
+        return None
+
+
+def _trained(conversation: Conversation, policy: Policy) -> tuple[int, ...]:
+    trained = conversation.trained
+    if policy.train_on == "last_assistant":
+        last = max(i for i, m in enumerate(conversation.messages) if m["role"] == "assistant")
+        trained = tuple(index for index in trained if index == last)
+    if not trained:
+        raise ConversationError(
+            'no assistant message is to be trained: each has weight 0 or "train": false',
+            reason="nothing_to_train",
+        )
+    return trained
+
+
+def _derive_turn(beginnings: Beginnings, index: int, whole: Rendering) -> Turn:
+    conversation, setting = beginnings.conversation, beginnings.setting
+    prompt = beginnings.prompt(index)
+    message = conversation.messages[index]
+    is_last = index == len(conversation.messages) - 1
+    full = whole if is_last else beginnings.full(index + 1)
+    if index in conversation.prefills and not full.text.startswith(prompt.text):
+        raise ParityError(
+            f"the finished turn does not begin with the prefilled prompt, which ends in "
+            f"{prompt.text[-40:]!r}",
+            reason="prompt_differs",
+            message_index=index,
+        )
+    added_tokens = any_of(setting.tokenizer.added_tokens())
+    stops = setting.stops
+    turn = derive_turn(
+        message, index, prompt=prompt, full=full, stops=stops, added_tokens=added_tokens
+    )
+    if setting.policy.history == "as_rendered" and not turn.is_shown_by(whole):
+        return turn_as_rendered(
+            message, index, prompt=prompt, whole=whole, stops=stops, added_tokens=added_tokens
+        )
+    turn = turn.stopped_by_next_header(whole, stops)
+    return turn if turn.stop else _append_stop(turn, full, beginnings)
+
+
+def _append_stop(turn: Turn, full: Rendering, beginnings: Beginnings) -> Turn:
+    """Give a turn that the template ends without a stop token one, as the policy says."""
+    policy, stops = beginnings.setting.policy, beginnings.setting.stops
+    if policy.append_stop == "never":
+        return turn
+    gone_on = beginnings.gone_on(turn.message_index)
+    if gone_on is not None:
+        shared = shared_length(full.text, gone_on)
+        found = stops.pattern.match(gone_on, shared)
+        unshared = len(full.text) - shared
+        if found and not full.text[shared:].strip() and not (full.origins[shared:] >= 0).any():
+            end = turn.completion_end - unshared
+            return turn.with_stop(
+                found.group(), end, "which the template writes there when the conversation goes on"
+            )
+    if policy.append_stop == "eos" and stops.eos:
+        return turn.with_stop(stops.eos, turn.completion_end, "the tokenizer's eos")
+    return turn
+
+
+def _refuse_surrogates(rendering: Rendering) -> None:
+    """Refuse text that no tokenizer can encode."""
+    try:
+        rendering.text.encode()
+    except UnicodeEncodeError as error:
+        leaf, offset = rendering.origin(error.start)
+        raise ConversationError(
+            f"{'the template' if leaf is None else repr(leaf.path)} holds half a character "
+            f"(a lone surrogate, {rendering.text[error.start]!r}) at {offset}: it is not valid "
+            "Unicode",
+            reason="lone_surrogate",
+            message_index=None if leaf is None else leaf.message_index,
+        ) from error
