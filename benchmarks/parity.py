@@ -1,9 +1,12 @@
-"""Hold every published chat template against inference and print the table.
+"""Hold every published chat template and tokenizer against inference and print the table.
 
-    python benchmarks/parity.py                 # all templates, scenarios and edge cases
-    python benchmarks/parity.py --templates 20  # every n-th template, for a quick look
+    python benchmarks/parity.py                            # everything (needs the corpus)
+    python benchmarks/parity.py --every 20                 # every 20th template, for a quick look
+    python benchmarks/parity.py --write docs/templates.md  # and write the page
+    python benchmarks/parity.py --check docs/templates.md  # and require that the page is true
 
-Exit code 1 if any example is wrong or fewer than ``--at-least`` of the renderable cases are exact.
+Exit code 1 if any example is wrong, the two derivations disagree anywhere, fewer than ``--at-least``
+of the cases that have a completion are exact, or the page is not true.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import multiprocessing
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -21,93 +25,119 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lossmask import Encoder
+from benchmarks.templates_page import Result, exact_share, page, reason_of
+from lossmask import Encoder, Policy
 from tests import corpus
-from tests.parity import Case, check
-from tests.scenarios import SCENARIOS, Scenario
+from tests.parity import check
+from tests.scenarios import Scenario, scenarios_of
 
 
-def cases_of(template: str) -> list[tuple[str, str, Case]]:
-    """Check one template on every conversation; return (template, conversation, case) triples."""
+def cases_of_template(name: str) -> list[Result]:
+    """Check one template on every conversation."""
+    return _cases(name, corpus.tokenizer_for(name), corpus.template_source(name))
+
+
+def cases_of_tokenizer(name: str) -> list[Result]:
+    """Check one tokenizer, with the templates that fit it, on every conversation."""
+    return [
+        case
+        for tokenizer, template in corpus.fitted(name)
+        for case in _cases(name, tokenizer, corpus.template_source(template))
+    ]
+
+
+def _cases(name: str, tokenizer: corpus.PreTrainedTokenizerBase, template: str) -> list[Result]:
     encoder = Encoder(
-        corpus.tokenizer_for(template), chat_template=corpus.template_source(template)
+        tokenizer,
+        Policy(control_tokens="escape"),
+        chat_template=template,
+        proof="rows",
     )
     edge = [
         Scenario("edge/" + row["id"], row["messages"], row.get("tools"))
         for row in corpus.rows("synthetic-edge-dev")
     ]
     return [
-        (template, scenario.name, check(encoder, scenario.messages, scenario.tools))
-        for scenario in [*SCENARIOS, *edge]
+        (name, scenario.name, check(encoder, scenario.messages, scenario.tools))
+        for scenario in [*scenarios_of(template), *edge]
     ]
 
 
-def run(names: list[str], workers: int) -> list[tuple[str, str, Case]]:
-    """Check many templates, in processes."""
+def run(
+    what: str, cases_of: Callable[[str], list[Result]], names: Sequence[str], workers: int
+) -> list[Result]:
+    """Check many, in processes."""
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        results = pool.imap(cases_of, names, chunksize=4)
+        results = pool.imap(cases_of, names, chunksize=1)
         return [
             case
-            for cases in track(results, "parity", total=len(names), console=Console(stderr=True))
+            for cases in track(results, what, total=len(names), console=Console(stderr=True))
             for case in cases
         ]
 
 
-def report(cases: list[tuple[str, str, Case]], console: Console) -> tuple[int, float]:
+def report(results: Sequence[Result], title: str, console: Console) -> tuple[int, float]:
     """Print what was found; return the number of wrong cases and the exact share."""
-    status = Counter(case.status for _, _, case in cases)
-    renderable = sum(status.values()) - status["raises"]
-    share = status["exact"] / max(renderable, 1)
-    table = Table("cases", "count", "share of renderable", title="Parity with inference")
+    status = Counter(case.status for *_, case in results)
+    existing = status["exact"] + status["refused"] + status["wrong"]
+    table = Table("cases", "count", "share of those with a completion", title=f"Parity: {title}")
     for name in ("exact", "refused", "wrong"):
-        table.add_row(name, f"{status[name]:,}", f"{status[name] / max(renderable, 1):.2%}")
-    table.add_row("renderable", f"{renderable:,}", "")
-    table.add_row("transformers raises", f"{status['raises']:,}", "")
+        table.add_row(name, f"{status[name]:,}", f"{status[name] / max(existing, 1):.2%}")
+    for name in ("no completion", "raises"):
+        table.add_row(f"[dim]{name}", f"[dim]{status[name]:,}", "")
     console.print(table)
-    reasons = Table("why refused", "cases", "templates", "for example")
-    for reason, count in _reasons(cases).most_common():
-        hits = [(t, s) for t, s, c in cases if c.status == "refused" and _reason(c) == reason]
-        reasons.add_row(reason, str(count), str(len({t for t, _ in hits})), "\n".join(hits[0]))
+    reasons = Table("why not", "reason", "cases", "in", "for example")
+    count = Counter(
+        (case.status, reason_of(case))
+        for *_, case in results
+        if case.status in ("refused", "no completion")
+    )
+    for (kind, reason), number in count.most_common():
+        hits = [(n, s) for n, s, c in results if (c.status, reason_of(c)) == (kind, reason)]
+        where = str(len({name for name, _ in hits}))
+        reasons.add_row(kind, reason, f"{number:,}", where, "\n".join(hits[0]))
     console.print(reasons)
-    findings = Table("finding on exact cases", "cases")
-    for kind, count in Counter(k for _, _, c in cases for k in c.findings).most_common():
-        findings.add_row(kind, f"{count:,}")
-    console.print(findings)
-    for template, scenario, case in cases:
-        if case.status == "wrong":
-            console.print(f"[red]WRONG[/] {template} {scenario}: {case.detail}", markup=True)
-    return status["wrong"], share
-
-
-def _reason(case: Case) -> str:
-    return case.detail.partition(":")[0]
-
-
-def _reasons(cases: list[tuple[str, str, Case]]) -> Counter[str]:
-    return Counter(_reason(case) for _, _, case in cases if case.status == "refused")
+    for name, scenario, case in results:
+        if case.status == "wrong" or "derivations_disagree" in case.detail:
+            console.print(f"WRONG {name} {scenario}: {case.detail}", style="red", markup=False)
+    disagree = sum("derivations_disagree" in case.detail for *_, case in results)
+    return status["wrong"] + disagree, exact_share(status)
 
 
 def main() -> int:
     """Run the matrix."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--templates", type=int, default=0, help="check about this many only")
+    parser.add_argument("--every", type=int, default=1, help="check every n-th only")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--at-least", type=float, default=0.90, help="exact share to pass")
+    parser.add_argument("--at-least", type=float, default=0.999, help="exact share to pass")
+    parser.add_argument("--write", type=Path, help="write the page here")
+    parser.add_argument("--check", type=Path, help="require that this page is true")
     arguments = parser.parse_args()
-    names = corpus.template_names()
-    if not names:
+    if not corpus.template_names():
         print(f"no corpus at {corpus.ROOT}", file=sys.stderr)
         return 2
-    if arguments.templates:
-        names = names[:: max(1, len(names) // arguments.templates)]
     begun = time.perf_counter()
-    cases = run(names, arguments.workers)
-    wrong, share = report(cases, Console(width=110))
+    templates = corpus.template_names()[:: arguments.every]
+    tokenizers = corpus.tokenizer_names()[:: arguments.every]
+    of_templates = run("templates", cases_of_template, templates, arguments.workers)
+    of_tokenizers = run("tokenizers", cases_of_tokenizer, tokenizers, arguments.workers)
+    console = Console(width=120)
+    wrong, share = report(of_templates, "templates", console)
+    wrong_tokenizers, _ = report(of_tokenizers, "tokenizers", console)
+    _, share_of_all = report([*of_templates, *of_tokenizers], "all", console)
     print(
-        f"{len(names)} templates, {len(cases):,} cases, {time.perf_counter() - begun:.0f} s: "
-        f"{share:.2%} exact, {wrong} wrong"
+        f"{len(templates)} templates, {len(tokenizers)} tokenizers, "
+        f"{len(of_templates) + len(of_tokenizers):,} cases, {time.perf_counter() - begun:.0f} s: "
+        f"{share_of_all:.3%} exact, {wrong + wrong_tokenizers} wrong"
     )
-    return 0 if not wrong and share >= arguments.at_least else 1
+    written = page(of_templates, of_tokenizers)
+    if arguments.write:
+        arguments.write.write_text(written, encoding="utf-8")
+    if arguments.check and arguments.check.read_text(encoding="utf-8") != written:
+        print(f"{arguments.check} is not true any more: write it again with --write")
+        return 1
+    passed = not wrong + wrong_tokenizers and min(share, share_of_all) >= arguments.at_least
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ _CONTROL = re.compile(
     r"TOOL_RESULTS|THINK)\]|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|unk|pad)>|<<?/?SYS>>?"
 )
 
+_CHATML = ("<|im_start|>", "<|im_end|>")
+
 
 def template_names() -> list[str]:
     """Return the file names of all templates, sorted; none without the corpus."""
@@ -72,6 +74,37 @@ def tokenizer_for(template: str) -> PreTrainedTokenizerBase:
     )
     adapted.add_special_tokens(special)
     return adapted
+
+
+def tokenizer_names() -> list[str]:
+    """Return the folder names of all tokenizers that render by a chat template; none without."""
+    names = [path.parent.name for path in (ROOT / "tokenizers").glob("*/PROVENANCE.json")]
+    return sorted(name for name in names if name != "mistral-nemo-common")
+
+
+def fitted(name: str, style: str = "native") -> tuple[PreTrainedTokenizerBase, str]:
+    """Return a tokenizer and the file name of a template, made to fit each other.
+
+    ``native``: the tokenizer's own template, ChatML where none is known. ``chatml``: its control
+    tokens are added to a copy of the tokenizer. ``alpaca``, ``vicuna``: templates of plain text,
+    where nothing but the end of a turn, if that, is a control token.
+    """
+    own = {tokenizer: template for template, tokenizer in native_tokenizers().items()}
+    if style == "native" and name in own:
+        return tokenizer(name), own[name]
+    adapted = copy.deepcopy(tokenizer(name))
+    template = {"alpaca": "royallab__alpaca.jinja", "vicuna": "hermesfc__vicuna.jinja"}.get(
+        style, "llamacpp__Qwen-Qwen2.5-7B-Instruct.jinja"
+    )
+    if style in ("native", "chatml"):
+        special = [AddedToken(t, special=True, normalized=False) for t in _CHATML]
+        adapted.add_tokens(special, special_tokens=True)
+        adapted.add_special_tokens({"eos_token": "<|im_end|>"})
+    elif adapted.eos_token is None:
+        adapted.add_special_tokens({"eos_token": adapted.sep_token})
+    if adapted.bos_token is None:
+        adapted.add_special_tokens({"bos_token": adapted.cls_token or adapted.eos_token})
+    return adapted, template
 
 
 def rows(dataset: str, limit: int | None = None) -> list[dict[str, Any]]:

@@ -89,6 +89,7 @@ class Oracle:
         }
         self.tools = tools
         self.eos = self.tokenizer.eos_token
+        self.boundary = encoder.policy.boundary
         self.stops = self.tokenizer.convert_ids_to_tokens(sorted(encoder.stop_ids))
 
     def render(self, count: int, *, prompt: bool) -> str:
@@ -216,8 +217,11 @@ class Oracle:
         prompt = self.render(index, prompt=True)
         full = self.render(index + 1, prompt=False)
         kinds = {f.kind for f in example.findings if f.message_index == index}
-        before = example.text[: span.start]
-        completion = example.text[span.start : span.end]
+        start = span.start
+        if self._keeps_joint(example, index):
+            start = longest_common(prompt, example.text)
+        before = example.text[:start]
+        completion = example.text[start : span.end]
         appended = len(span.stop or "") if "stop_appended" in kinds else 0
         written = completion[: len(completion) - appended]
         if full.startswith(prompt):
@@ -342,6 +346,9 @@ class Oracle:
 
     def _check_ids(self, example: Example, span: Span, before: str, completion: str) -> None:
         """Require the ids of the prompt alone, then those of the completion behind it."""
+        if self._keeps_joint(example, span.message_index):
+            self._check_joint_ids(example, span, before, completion)
+            return
         ids = example.input_ids.tolist()
         prompt_ids = self.ids(before)
         _require(
@@ -360,11 +367,40 @@ class Oracle:
                 f"message {span.message_index}: the ids of the completion are not the text's",
             )
             return
-        spelled = self.tokenizer.decode(generated, clean_up_tokenization_spaces=False)
+        spelled = self.decode(prompt_ids + generated).removeprefix(self.decode(prompt_ids))
+        own = self.decode(self.ids("\n" + completion))
+        if own.endswith(completion):  # a tokenizer that loses nothing of it
+            is_right = spelled == completion
+        else:
+            is_right = _bare(spelled) in (_bare(completion), _bare(own))
         _require(
-            "".join(spelled.split()) == "".join(completion.split()),
+            is_right,
             f"message {span.message_index}: the ids spell {spelled!r}, not {completion!r}",
         )
+
+    def decode(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return text
+
+    def _keeps_joint(self, example: Example, index: int) -> bool:
+        """Return whether the policy keeps tokens across the border, and this turn has one."""
+        kinds = {f.kind for f in example.findings if f.message_index == index}
+        return self.boundary in ("include", "exclude") and "boundary_straddle" in kinds
+
+    def _check_joint_ids(self, example: Example, span: Span, before: str, completion: str) -> None:
+        """Require the ids of the whole text, in the loss from or behind the token at the border."""
+        ids = example.input_ids.tolist()[: span.token_end]
+        text = before + completion
+        _require(ids == self.ids(text), "the ids are not those of the whole text")
+        if self.decode(ids) != text:  # nothing that this tokenizer decodes tells its tokens' places
+            return
+        spelled = [self.decode(ids[:k]) for k in range(len(ids) + 1)]
+        reached = {k: len(part) for k, part in enumerate(spelled) if text.startswith(part)}
+        if self.boundary == "include":
+            first = max(k for k, length in reached.items() if length <= len(before))
+        else:
+            first = min(k for k, length in reached.items() if length >= len(before))
+        _require(span.token_start == first, f"in the loss from {span.token_start}, not {first} on")
 
     def _check_owner(self, completion: str, index: int) -> None:
         """Require the message's own marker word in the completion and nobody else's."""
@@ -382,6 +418,10 @@ class Oracle:
 def longest_common(a: str, b: str) -> int:
     """Return the length of the longest common prefix."""
     return next((k for k in range(len(a)) if a[k : k + 1] != b[k : k + 1]), len(a))
+
+
+def _bare(text: str) -> str:
+    return "".join(text.split())
 
 
 def strings_in(value: object) -> str:

@@ -6,7 +6,12 @@ sees.
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import loopcontrols
 
 Message = dict[str, Any]
 
@@ -156,3 +161,43 @@ SCENARIOS = [
     Scenario("markup", _two_turns("<b>A1</b> &amp; 'q' \"d\"", "1 < A3 && 3 > 2 {{ x }} {% y %}")),
     Scenario("long", _two_turns("A1 " + "word " * 400, "A3 " + "x" * 600)),
 ]
+
+
+def scenarios_of(template: str) -> list[Scenario]:
+    """Return all scenarios and those in which the messages hold the template's own literals."""
+    return [*SCENARIOS, *_own_literals(template)]
+
+
+def _own_literals(template: str) -> list[Scenario]:
+    pieces = _literals(template)
+    middle = " ".join(pieces)
+    conversations = [
+        Scenario("own-literals-user", _asked_and_answered(f"Q0 {middle} go", "A1 went.")),
+        Scenario("own-literals-answer", _asked_and_answered("Q0 go?", f"A1 {middle} went.")),
+    ]
+    conversations += [
+        Scenario(f"own-literal-ends-{name}", _asked_and_answered(f"Q0 {piece}", f"A1 {piece}"))
+        for name, piece in (("first", pieces[0]), ("last", pieces[-1]))
+        if pieces
+    ]
+    return conversations if pieces else []
+
+
+def _asked_and_answered(question: str, answer: str) -> list[Message]:
+    return [user(question), assistant(answer), user("Q2 second?"), assistant("A3 done.")]
+
+
+def _literals(template: str) -> list[str]:
+    """Return the texts that a template writes or compares with, tags apart, in order."""
+    environment = jinja2.Environment(extensions=[loopcontrols])
+    source = re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", "", template)
+    parsed = environment.parse(source)
+    texts = [node.data for node in parsed.find_all(nodes.TemplateData)]
+    constants = [node.value for node in parsed.find_all(nodes.Const)]
+    texts += [value for value in constants if isinstance(value, str)]
+    pieces = [
+        piece.strip()
+        for text in texts
+        for piece in re.findall(r"<[^<>\s]{1,40}>|\[/?\w{1,40}\]|[^\s<>\[\]]{3,40}", text)
+    ]
+    return sorted({piece for piece in pieces if len(piece) > 2})[:40]

@@ -69,6 +69,23 @@ def test_text_behind_all_turns_is_context_where_there_is_no_generation_prompt(
     assert first.supervised_text == ["A1.END"]
 
 
+def test_a_stop_token_inside_the_generation_prompt_is_not_the_end_of_an_empty_answer(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    turn = "<|im_end|><|im_start|>assistant\n"  # the header of an answer ends the turn before it
+    template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}"
+        + turn
+        + "!{{ m.content }}<|im_end|>"
+        "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}" + turn + "<think>{% endif %}"
+    )
+    messages = [user("Q0?"), assistant("")]
+    [example] = Encoder(tokenizer, chat_template=template).encode(messages)
+    assert example.supervised_text == ["!<|im_end|>"]
+    assert check(Encoder(tokenizer, chat_template=template), messages).status == "exact"
+
+
 def _of_message(examples: list[Example], index: int) -> Example:
     [found] = [e for e in examples if any(s.message_index == index for s in e.spans)]
     return found

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from lossmask.cli import app
 from lossmask.embedded import DEMO_CONVERSATIONS, DEMO_MODEL
+from lossmask.explanations import FINDINGS, REASONS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -81,7 +82,10 @@ def test_agents_has_a_line_for_every_file() -> None:
 
 def test_every_reason_and_finding_is_explained() -> None:
     explained = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "parity.md").read_text("utf-8")))
-    modules = "conversation completions borders written turn_tokens tokenizing pipeline data_files"
+    modules = (
+        "conversation completions borders written turns turn_tokens tokenizing control_tokens "
+        "pipeline data_files data_loss"
+    )
     sources = [
         (ROOT / "src" / "lossmask" / f"{name}.py").read_text(encoding="utf-8")
         for name in modules.split()
@@ -94,3 +98,6 @@ def test_every_reason_and_finding_is_explained() -> None:
     }
     assert {"content_dropped", "boundary_straddle", "broken_json"} <= used
     assert sorted(used - explained) == []
+    known = FINDINGS.keys() | REASONS.keys()
+    assert sorted(used - known) == []
+    assert sorted(known - explained) == []

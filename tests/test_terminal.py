@@ -13,8 +13,9 @@ from rich.console import Console, RenderableType
 from lossmask import Encoder, Example, Finding, Rejection, Span
 from lossmask.data_files import RawRow
 from lossmask.embedded import DEMO_MODEL
+from lossmask.explanations import FINDINGS
 from lossmask.preparing import Counts
-from lossmask.terminal import FINDING_HELP, show_example, show_rejection, summary, visible
+from lossmask.terminal import show_example, show_rejection, summary, visible
 from tests.scenarios import Message, assistant, system, user
 
 
@@ -240,7 +241,7 @@ def test_the_summary_accounts_for_every_row() -> None:
         "1,230  examples",
         "50,000  tokens",
         "12,500  supervised tokens (25.0%)",
-        f"2  no_stop_token: {FINDING_HELP['no_stop_token']}",
+        f"2  no_stop_token: {FINDINGS['no_stop_token']}",
     ]
 
 
@@ -269,7 +270,7 @@ def test_brackets_in_the_output_folder_are_drawn_as_they_are(output: str) -> Non
 
 
 def test_every_finding_that_summaries_explain_is_a_slug() -> None:
-    assert all(re.fullmatch("[a-z_]+", kind) and text for kind, text in FINDING_HELP.items())
+    assert all(re.fullmatch("[a-z_]+", kind) and text for kind, text in FINDINGS.items())
 
 
 def test_a_stop_token_inside_a_shared_character_is_drawn_with_it() -> None:

@@ -51,6 +51,16 @@ def test_a_prefilled_beginning_is_prompt_as_continue_final_message_renders_it(
     assert check(encoder, messages).status == "exact"
 
 
+def test_a_prefill_alone_is_a_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
+    messages = [assistant("A0 Sure, one.", prefill="A0 Sure,"), user("Q1?"), assistant("A2.")]
+    encoder = Encoder(tokenizer, chat_template=CHATML)
+    [example] = encoder.encode(messages)
+    assert example.text[: example.spans[0].start] == "<|im_start|>assistant\nA0 Sure,"
+    assert example.supervised_text == [" one.<|im_end|>", "A2.<|im_end|>"]
+    prompt_ids = tokenizer("<|im_start|>assistant\nA0 Sure,", add_special_tokens=False)["input_ids"]
+    assert example.input_ids[: example.spans[0].token_start].tolist() == prompt_ids
+
+
 @pytest.mark.parametrize(
     ("message", "error"),
     [

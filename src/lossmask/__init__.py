@@ -17,6 +17,7 @@ from lossmask.errors import (
 from lossmask.example import Example, Finding, Span
 from lossmask.outcome import Outcome, Rejection
 from lossmask.policy import Policy
+from lossmask.renderers import Renderer, TokenRenderer
 
 __version__ = "0.1.0.dev0"
 
@@ -33,8 +34,10 @@ __all__ = [
     "PolicyError",
     "PreparedDataError",
     "Rejection",
+    "Renderer",
     "Span",
     "TemplateError",
+    "TokenRenderer",
     "TokenizerError",
     "__version__",
 ]

@@ -71,7 +71,7 @@ def find_border(
         prompt: ``prompt(index)``.
         full: ``full(index)``, with origins.
         added_tokens: Matches texts that a common prefix must not end inside of.
-        stops: The stop tokens; no header holds one.
+        stops: The stop tokens; where the message wrote nothing, the next one ends its header.
 
     Raises:
         ParityError: What precedes the answer in the full rendering is not what inference sees.
@@ -85,12 +85,13 @@ def find_border(
     prompt_context, full_context = _ends_of_context(
         index, traced, full, first, prompt.uninvited(), tags
     )
-    stop = None if own.size else stops.pattern.search(full.text, full_context)
     generation_prompt = prompt.text[prompt_context:]
-    header = full.text[full_context : first if stop is None else stop.start()]
+    header = full.text[full_context:first]
     common = _whole_tags(
         shared_length(generation_prompt, header), (generation_prompt, header), tags
     )
+    if not own.size and (stop := stops.pattern.search(header, common)):
+        header = header[: stop.start()]
     respelled = _end_of_respelled(index, generation_prompt, header, common, tags)
     if respelled is not None:
         return _respelled(index, traced, full, full_context + respelled, generation_prompt, header)

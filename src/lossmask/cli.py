@@ -1,12 +1,14 @@
-"""The command ``lossmask``: prepare, show, train, demo.
+"""The command ``lossmask``: prepare, show, audit, train, demo.
 
 Torch is imported by ``train`` and ``demo`` only, inside their functions.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +26,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from lossmask.audit_display import show_audit
+from lossmask.auditing import audit
 from lossmask.command_options import (
     AppendStopOption,
     BoundaryOption,
@@ -38,10 +42,12 @@ from lossmask.command_options import (
     encoder_source,
     name_and_value,
 )
+from lossmask.confinement import Limits
 from lossmask.data_files import check_files, read_row
 from lossmask.errors import LossmaskError, PolicyError
-from lossmask.preparing import encode_raw, prepare
+from lossmask.preparing import prepare
 from lossmask.terminal import has_colour, show_example, show_rejection, summary, visible
+from lossmask.workers import encode_apart
 
 app = typer.Typer(
     name="lossmask",
@@ -51,6 +57,25 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+
+MaxSecondsOption = Annotated[
+    float,
+    typer.Option(
+        "--max-seconds",
+        min=1,
+        help="Processor time that one row may take, besides 1 s per message; one that takes more "
+        "is rejected.",
+    ),
+]
+MaxMemoryOption = Annotated[
+    float,
+    typer.Option(
+        "--max-memory",
+        min=0.1,
+        help="GiB of memory that one row may take; one that takes more is rejected.",
+    ),
+]
 
 
 @app.command(
@@ -77,11 +102,14 @@ def prepare_command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a folder prepared from something else.")
     ] = False,
+    max_seconds: MaxSecondsOption = 60,
+    max_memory: MaxMemoryOption = 4,
 ) -> None:
     """Encode conversations into Parquet shards, a manifest, and rejected.jsonl.
 
     Every row is accounted for: rows in = kept + rejected. A run that was killed is continued by
-    the same command. Exit code 1 if no row was kept.
+    the same command. A row at which the chat template hangs or eats memory is rejected too.
+    Exit code 1 if no row was kept.
     """
     source = encoder_source(
         tokenizer,
@@ -103,6 +131,7 @@ def prepare_command(
             source,
             output,
             workers=_workers(workers, total),
+            limits=Limits(max_seconds, max_memory),
             overwrite=overwrite,
             progress=lambda done: progress.advance(task, done),
         )
@@ -134,6 +163,8 @@ def show_command(
     boundary: BoundaryOption = "inference",
     control_tokens: ControlOption = "error",
     append_stop: AppendStopOption = "history",
+    max_seconds: MaxSecondsOption = 60,
+    max_memory: MaxMemoryOption = 4,
 ) -> None:
     """Show the tokens of one row: trained (green), stop token (red), not trained (dim).
 
@@ -153,7 +184,7 @@ def show_command(
     check_files([data])
     raw = read_row(data, row)
     console = Console()
-    outcome = encode_raw(raw, source.load())
+    outcome = encode_apart(raw, source.load, Limits(max_seconds, max_memory))
     if outcome.rejection is not None:
         console.print(show_rejection(raw, outcome.rejection))
         raise typer.Exit(1)
@@ -168,6 +199,75 @@ def show_command(
                 colour=has_colour(console),
             )
         )
+
+
+@app.command(
+    "audit",
+    epilog="Example: lossmask audit chats.jsonl --tokenizer Qwen/Qwen3-0.6B --prove",
+)
+def audit_command(
+    data: Data,
+    tokenizer: TokenizerOption,
+    chat_template: TemplateOption = None,
+    stop: StopOption = None,
+    template_var: VariableOption = None,
+    train_on: TrainOnOption = "all_assistant",
+    history: HistoryOption = "expand",
+    boundary: BoundaryOption = "inference",
+    control_tokens: ControlOption = "error",
+    append_stop: AppendStopOption = "history",
+    prove: Annotated[
+        bool,
+        typer.Option(
+            "--prove",
+            help="Derive who wrote which character a second time, by perturbing every string of "
+            "every row, and reject rows where the two disagree. Slower.",
+        ),
+    ] = False,
+    json_output: Annotated[
+        Path | None, typer.Option("--json", help="Write the audit to this file as JSON, too.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes; 0 = one per core. The result is the same.")
+    ] = 0,
+    max_seconds: MaxSecondsOption = 60,
+    max_memory: MaxMemoryOption = 4,
+) -> None:
+    """Look at every row without writing anything: what is kept, lost, altered, repeated.
+
+    Exit code 1 if any row is rejected.
+    """
+    source = encoder_source(
+        tokenizer,
+        chat_template=chat_template,
+        stop=stop,
+        template_var=template_var,
+        train_on=train_on,
+        history=history,
+        boundary=boundary,
+        control_tokens=control_tokens,
+        append_stop=append_stop,
+    )
+    if prove:
+        source = replace(source, proof="rows")
+    check_files(data)
+    total = sum(path.stat().st_size for path in data)
+    with _progress(TransferSpeedColumn()) as progress:
+        task = progress.add_task("audit", total=total)
+        found = audit(
+            data,
+            source,
+            limits=Limits(max_seconds, max_memory),
+            workers=_workers(workers, total),
+            progress=lambda done: progress.advance(task, done),
+        )
+        progress.update(task, completed=total)
+    Console().print(show_audit(found, is_proved=prove))
+    if json_output is not None:
+        text = json.dumps(found.to_mapping(), indent=2, ensure_ascii=False)
+        json_output.write_text(text + "\n", encoding="utf-8")
+    if found.rows_rejected:
+        raise typer.Exit(1)
 
 
 @app.command(

@@ -22,6 +22,8 @@ from lossmask.control_tokens import check_control_ids
 from lossmask.conversation import Conversation, read_conversation
 from lossmask.escaping import escaping
 from lossmask.example import Example, Span
+from lossmask.proof import prove, prove_once
+from lossmask.rendering import ChatTemplate
 from lossmask.setting import Setting
 from lossmask.tokenizing import Tokens
 from lossmask.turn_tokens import TokenizedTurn, share_examples, tokenize_turns
@@ -43,15 +45,42 @@ def encode_conversation(messages: object, tools: object, setting: Setting) -> li
         LossmaskError: The conversation cannot be encoded exactly; names the message and why.
     """
     conversation = read_conversation(messages, tools)
+    _prove_template(setting)
     turns, left_out = derive_turns(conversation, setting)
     tokenizer = setting.tokenizer
     if setting.policy.control_tokens == "escape":
         tokenizer = escaping(tokenizer, setting.stops)
-    tokenized = tokenize_turns(turns, tokenizer, setting.stops.ids)
+    tokenized = tokenize_turns(
+        turns, tokenizer, setting.stops.ids, boundary=setting.policy.boundary
+    )
     check_control_ids(tokenized, setting)
     groups, not_shared = share_examples(tokenized, setting.policy)
+    if setting.proof == "rows":
+        _prove_groups(groups, conversation, setting)
     first, *others = (build_example(group, conversation) for group in groups)
     return [replace(first, findings=first.findings + left_out + not_shared), *others]
+
+
+def _prove_template(setting: Setting) -> None:
+    """Hold tracing against perturbation, once for each template; others know perturbation only."""
+    if setting.proof != "off" and isinstance(setting.template, ChatTemplate):
+        prove_once(setting.template, setting.template_variables)
+
+
+def _prove_groups(
+    groups: Sequence[Sequence[TokenizedTurn]], conversation: Conversation, setting: Setting
+) -> None:
+    """Hold tracing against perturbation for the rendering that each example is made of."""
+    if not isinstance(setting.template, ChatTemplate):
+        return
+    ends = {group[-1].turn.message_index + 1 for group in groups} | {len(conversation.messages)}
+    for count in sorted(ends):
+        prove(
+            setting.template,
+            conversation.messages[:count],
+            tools=conversation.tools,
+            template_variables=setting.template_variables,
+        )
 
 
 def build_example(group: Sequence[TokenizedTurn], conversation: Conversation) -> Example:
@@ -66,7 +95,7 @@ def build_example(group: Sequence[TokenizedTurn], conversation: Conversation) ->
         spans.append(
             Span(
                 turn.turn.message_index,
-                turn.turn.prompt_end,
+                turn.start,
                 turn.turn.completion_end,
                 turn.prompt_length,
                 turn.completion_end,

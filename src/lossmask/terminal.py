@@ -20,6 +20,7 @@ from rich.text import Text
 
 from lossmask.data_files import RawRow
 from lossmask.example import Example, Span
+from lossmask.explanations import FINDINGS
 from lossmask.outcome import Rejection
 from lossmask.preparing import Counts
 
@@ -28,19 +29,6 @@ _STOP = "bold #ffffff on #c2304a"
 _OUT = ("grey66", "grey50")
 _MARGIN = 12
 _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32)} | {0x7F: 0x2421}
-
-FINDING_HELP = {
-    "no_stop_token": "no known stop token ends the turn; is there one to name with --stop?",
-    "generation_prompt_mismatch": "the finished turn repeats only a part of the generation prompt",
-    "context_differs": "the example is the prompt as inference sees it, then the completion",
-    "boundary_straddle": "prompt and completion are tokenized apart, as inference does",
-    "content_dropped": "the template left out text of an assistant message: not trained",
-    "reasoning_dropped": "the template left out the reasoning: the answer is trained without it",
-    "history_rewritten": "the template rewrites an earlier turn: not trained (--history last)",
-    "nothing_generated": "the template writes nothing for an assistant message: not trained",
-    "no_prompt": "no prompt leads to an assistant message: not trained",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
@@ -181,7 +169,7 @@ def summary(counts: Counts, output: str) -> RenderableType:
     table.add_row(f"[bold]{counts.tokens:,}", "tokens")
     table.add_row(f"[green]{counts.supervised_tokens:,}", f"supervised tokens ({share:.1%})")
     for kind, count in counts.findings.most_common():
-        table.add_row(f"[yellow]{count:,}", f"{kind}: {FINDING_HELP.get(kind, '')}")
+        table.add_row(f"[yellow]{count:,}", f"{kind}: {FINDINGS.get(kind, '')}")
     return Panel(
         table, title=Text(f"prepared in {output}"), title_align="left", border_style="green"
     )

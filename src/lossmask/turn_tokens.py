@@ -1,16 +1,31 @@
-"""Turns -> token ids, and which turns can share one example.
+r"""Turns -> token ids, and which turns can share one example.
 
-In: the :class:`Turn` s of one conversation. Out: groups of turns; each group is one example. A
-turn may
-share an example only if the ids before and in its completion are exactly those of the turn alone:
-``ids[:k] == ids(prompt) + ids(completion)``. So everything supervised is preceded by what inference
-would have before it.
+In: the :class:`Turn` s of one conversation. Out: groups of turns; each group is one example. A turn
+may share an example only if the ids before and in its completion are exactly those of the turn
+alone: ``ids[:k] == ids(prompt) + ids(completion)``. So everything supervised is preceded by what
+inference would have before it.
+
+That holds for ``boundary="inference"``, whatever the tokenizer does at the end of a prompt. Where
+the tokens of the whole text do not begin with those of the prompt, ``Policy.boundary`` decides. A
+token may span the border (``?b``, where ``a?`` is the prompt and ``b`` the completion)::
+
+    inference    a  ?  b      tokenized apart; the loss is on "b"
+    include      a  ?b        tokenized together; the loss is on "?b"
+    exclude      a  ?b        tokenized together; no loss on "?b", but on what comes behind it
+    error                     the conversation is rejected
+
+Or no token does, but the end of the prompt is tokenized differently once text follows it (GPT-2
+makes one token of ``\n\n`` at the end of a text and two before a word). Then ``inference``
+still gives the prompt's own ids, ``include`` and ``exclude`` both give the tokens of the whole text
+with the loss from the border on, and ``error`` rejects this as well: what precedes the completion
+is not what inference would have. All but ``error`` report a finding ``boundary_straddle``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -18,7 +33,17 @@ from lossmask.completions import Turn
 from lossmask.errors import ParityError
 from lossmask.example import Finding
 from lossmask.policy import Policy
-from lossmask.tokenizing import TextTokenizer, Tokens
+from lossmask.protocols import AnyTokenizer
+from lossmask.tokenizing import Tokens
+
+Boundary = Literal["inference", "include", "exclude", "error"]
+
+_REPORTED: dict[Boundary, str] = {
+    "inference": "prompt and completion are tokenized apart, as inference does",
+    "include": 'the tokens of the whole text are kept, with the loss on it: boundary="include"',
+    "exclude": 'the tokens of the whole text are kept, with no loss on it: boundary="exclude"',
+    "error": 'the policy is boundary="error"',
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,32 +52,50 @@ class TokenizedTurn:
 
     Attributes:
         turn: The turn.
-        tokens: Tokens of ``turn.text``; the first ``prompt_length`` are those of the prompt alone.
-        prompt_length: Tokens of the prompt.
+        tokens: Tokens of ``turn.text``.
+        start: Character at which what is supervised begins: the end of the prompt, unless
+            ``include`` or ``exclude`` keep a token across it.
+        prompt_length: Tokens before that; those of the prompt alone, unless ``include`` or
+            ``exclude`` keep others.
         completion_end: Tokens up to the end of the completion.
         findings: Those of the turn, and a straddle if there is one.
     """
 
     turn: Turn
     tokens: Tokens
+    start: int
     prompt_length: int
     completion_end: int
     findings: tuple[Finding, ...]
 
 
 def tokenize_turns(
-    turns: Sequence[Turn], tokenizer: TextTokenizer, stop_ids: frozenset[int]
+    turns: Sequence[Turn],
+    tokenizer: AnyTokenizer,
+    stop_ids: frozenset[int],
+    *,
+    boundary: Boundary = "inference",
 ) -> list[TokenizedTurn]:
     """Tokenize prompts and texts of all turns in one call.
 
+    Args:
+        turns: The turns.
+        tokenizer: The tokenizer.
+        stop_ids: Tokens at which inference ends a turn.
+        boundary: What to do where the tokens of a turn's text do not begin with its prompt's.
+
     Raises:
-        ParityError: A border cannot be placed between tokens, or the stop text is no stop token.
-        TokenizerError: The tokenizer's offsets cannot be used.
+        ParityError: A border cannot be placed between tokens, the stop text is no stop token, the
+            tokenizer makes no token of a prompt or a completion, or ``boundary="error"``.
+        TokenizerError: The tokens of a text do not spell it.
     """
     prompts = [turn.text[: turn.prompt_end] for turn in turns]
-    encoded = tokenizer.encode([*prompts, *(turn.text for turn in turns)])
+    encoded = tokenizer.encode(
+        [*prompts, *(turn.text for turn in turns)],
+        [*(turn.origins[: turn.prompt_end] for turn in turns), *(turn.origins for turn in turns)],
+    )
     return [
-        _tokenize_turn(turn, prompt, joint, tokenizer, stop_ids)
+        _tokenize_turn(turn, prompt, joint, tokenizer, stop_ids, boundary)
         for turn, prompt, joint in zip(
             turns, encoded[: len(turns)], encoded[len(turns) :], strict=True
         )
@@ -60,23 +103,27 @@ def tokenize_turns(
 
 
 def _tokenize_turn(
-    turn: Turn, prompt: Tokens, joint: Tokens, tokenizer: TextTokenizer, stop_ids: frozenset[int]
+    turn: Turn,
+    prompt: Tokens,
+    joint: Tokens,
+    tokenizer: AnyTokenizer,
+    stop_ids: frozenset[int],
+    boundary: Boundary,
 ) -> TokenizedTurn:
-    findings = turn.findings
-    tokens = joint
+    _check_not_empty(turn, prompt, joint)
+    tokens, first, start, findings = joint, len(prompt), turn.prompt_end, turn.findings
     if not _splits_at(joint, prompt, turn.prompt_end):
-        tokens = _tokenize_apart(turn, prompt, tokenizer)
-        findings += (
-            Finding(
-                "boundary_straddle",
-                f"a token of the joint text spans the end of the prompt, at "
-                f"{turn.text[max(0, turn.prompt_end - 8) : turn.prompt_end + 8]!r}: prompt and "
-                "completion are tokenized apart, as inference does",
-                turn.message_index,
-            ),
-        )
-    starts = tokens.offsets[:, 0]
-    end = int(np.searchsorted(starts, turn.completion_end))
+        finding = _straddle(turn, prompt, joint, boundary)
+        findings += (finding,)
+        if boundary == "error":
+            raise ParityError(finding.detail, reason=finding.kind, message_index=turn.message_index)
+        if boundary == "inference":
+            tokens = _tokenize_apart(turn, prompt, tokenizer)
+        else:
+            first, start = _first_kept(joint, turn.prompt_end, boundary)
+    end = int(np.searchsorted(tokens.offsets[:, 0], turn.completion_end))
+    if end <= first:
+        raise _nothing_left(turn, "comes out as no token that is in the loss")
     if turn.stop is not None and int(tokens.ids[end - 1]) not in stop_ids:
         raise ParityError(
             f"the completion ends with the text {turn.stop!r}, but its last token is not a stop "
@@ -84,7 +131,30 @@ def _tokenize_turn(
             reason="stop_not_a_token",
             message_index=turn.message_index,
         )
-    return TokenizedTurn(turn, tokens, len(prompt), end, findings)
+    return TokenizedTurn(turn, tokens, start, first, end, findings)
+
+
+def _check_not_empty(turn: Turn, prompt: Tokens, joint: Tokens) -> None:
+    """Refuse a prompt or completion that the tokenizer drops, as some drop white space."""
+    if not len(prompt):
+        raise ParityError(
+            f"the tokenizer makes no token of the prompt {turn.text[: turn.prompt_end]!r}: there "
+            "is nothing for inference to begin with",
+            reason="no_prompt",
+            message_index=turn.message_index,
+        )
+    is_all = np.array_equal(prompt.ids, joint.ids)
+    if is_all and int(prompt.offsets[-1, 1]) >= int(joint.offsets[-1, 1]):
+        raise _nothing_left(turn, "is dropped by the tokenizer")
+
+
+def _nothing_left(turn: Turn, why: str) -> ParityError:
+    completion = turn.text[turn.prompt_end : turn.completion_end]
+    return ParityError(
+        f"nothing is left to train: all of the completion {completion!r} {why}",
+        reason="nothing_generated",
+        message_index=turn.message_index,
+    )
 
 
 def _splits_at(joint: Tokens, prompt: Tokens, border: int) -> bool:
@@ -97,8 +167,51 @@ def _splits_at(joint: Tokens, prompt: Tokens, border: int) -> bool:
     )
 
 
-def _tokenize_apart(turn: Turn, prompt: Tokens, tokenizer: TextTokenizer) -> Tokens:
-    rest = tokenizer.continuation(turn.text[turn.prompt_end :])
+def _straddle(turn: Turn, prompt: Tokens, joint: Tokens, boundary: Boundary) -> Finding:
+    """Say what happens to the tokens at the end of the prompt once the completion follows."""
+    border = turn.prompt_end
+    starts, ends = joint.offsets[:, 0], joint.offsets[:, 1]
+    across = np.flatnonzero((starts < border) & (border < ends))
+    n = min(len(prompt), len(joint))
+    differs = np.flatnonzero(prompt.ids[:n] != joint.ids[:n])
+    k = int([*across, *differs, n - 1][0])
+    token = f"the token {turn.text[starts[k] : ends[k]]!r} (id {int(joint.ids[k])})"
+    what = (
+        f"{token} of the whole text spans the end of the prompt, at "
+        f"{turn.text[max(0, border - 8) : border + 8]!r}"
+        if across.size
+        else f"the end of the prompt is tokenized differently once the completion follows it, from "
+        f"{token} on"
+    )
+    return Finding("boundary_straddle", f"{what}: {_REPORTED[boundary]}", turn.message_index)
+
+
+def _first_kept(joint: Tokens, border: int, boundary: Boundary) -> tuple[int, int]:
+    """Return the first token in the loss, of tokens that are not the prompt's, and its character.
+
+    The first that reaches beyond the border (``include``) or that begins behind it (``exclude``),
+    moved so that the tokens of one character stay together.
+    """
+    starts, ends = joint.offsets[:, 0], joint.offsets[:, 1]
+    behind = int(np.searchsorted(starts, border))
+    across = np.flatnonzero(ends[:behind] > border)
+    if not across.size:
+        return behind, border
+    first = behind
+    if boundary == "include":
+        first = int(across[0])
+        while first and ends[first - 1] > starts[first]:
+            first -= 1
+    else:
+        while first < len(joint) and starts[first] < ends[:first].max():
+            first += 1
+    return first, int(starts[first]) if first < len(joint) else border
+
+
+def _tokenize_apart(turn: Turn, prompt: Tokens, tokenizer: AnyTokenizer) -> Tokens:
+    rest = tokenizer.continuation(
+        turn.text[: turn.prompt_end], turn.text[turn.prompt_end :], turn.origins[turn.prompt_end :]
+    )
     return Tokens(
         np.concatenate([prompt.ids, rest.ids]),
         np.concatenate([prompt.offsets, rest.offsets + np.int32(turn.prompt_end)]),

@@ -118,7 +118,7 @@ class Beginnings:
         """
         before = self.conversation.messages[:index]
         template, prefill = self.setting.template, self.conversation.prefills.get(index)
-        if not before:
+        if not before and prefill is None:
             raise no_prompt(index, "nothing comes before it")
         try:
             if prefill is None:

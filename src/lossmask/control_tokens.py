@@ -1,0 +1,187 @@
+"""Control tokens that a message holds as text: which tokens those are, and when they are refused.
+
+``<|im_end|>`` typed by a user is text, but the tokenizer makes of it the token that ends a turn.
+The origins of a rendering tell it from the one that the template writes.
+
+In: turns, in text and in ids. Out: an error that names the message and the token, or nothing.
+``escaping`` is about encoding such text as the characters it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lossmask.completions import Turn
+from lossmask.errors import ConversationError, ParityError
+from lossmask.protocols import AnyTokenizer
+from lossmask.setting import Setting
+from lossmask.stops import Stops, any_of
+from lossmask.tokenizing import Ids, TextTokenizer, Tokens
+from lossmask.turn_tokens import TokenizedTurn
+
+
+class Occurrence(NamedTuple):
+    """A control token in a text: half-open character interval, without swallowed white space."""
+
+    start: int
+    end: int
+    token_id: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ControlTokens:
+    """The tokens that stand for more than their text.
+
+    Those that the tokenizer flags as special, and the stop tokens among its added tokens. Other
+    added tokens (``<think>``, ``<tool_call>`` of Qwen3) are text that a message may well hold.
+
+    Attributes:
+        texts: Id -> text.
+        ids: int32 (n,), the keys of ``texts``.
+        unknown_id: The token for characters that the vocabulary lacks; None if there is none, or if
+            it is a stop token too.
+    """
+
+    texts: dict[int, str]
+    ids: Ids
+    unknown_id: int | None
+
+    def occurrences(self, text: str, tokens: Tokens) -> list[Occurrence]:
+        """Return the control tokens among the tokens of a text, ascending."""
+        found = []
+        for position in np.flatnonzero(np.isin(tokens.ids, self.ids)).tolist():
+            token_id = int(tokens.ids[position])
+            start, end = tokens.offsets[position].tolist()
+            name = self.texts[token_id]
+            at = text.find(name, start, end)
+            if at >= 0:
+                found.append(Occurrence(at, at + len(name), token_id))
+            elif token_id != self.unknown_id:  # written otherwise: the tokenizer normalises text
+                found.append(Occurrence(*_without_space(text, start, end), token_id))
+        return found
+
+
+def _without_space(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return ``text[start:end]`` without the white space that its token swallowed."""
+    piece = text[start:end]
+    bare = piece.strip() or piece
+    start += piece.index(bare)
+    return start, start + len(bare)
+
+
+@functools.lru_cache(maxsize=8)
+def control_tokens_of(tokenizer: AnyTokenizer, stops: Stops) -> ControlTokens:
+    """Return the control tokens of a tokenizer whose model stops at ``stops``."""
+    special = set(tokenizer.control_tokens())
+    texts = {
+        token_id: str(token)
+        for token_id, token in tokenizer.tokenizer.added_tokens_decoder.items()
+        if str(token) in special or token_id in stops.ids
+    }
+    unknown = tokenizer.tokenizer.unk_token_id
+    return ControlTokens(
+        texts, np.asarray(list(texts), np.int32), None if unknown in stops.ids else unknown
+    )
+
+
+def refuse_control_tokens(
+    turns: Sequence[Turn], tools: Sequence[Any] | None, setting: Setting
+) -> None:
+    """Refuse control tokens that the template did not write, as far as the policy says.
+
+    Args:
+        turns: With the texts that will be tokenized.
+        tools: Tool schemas. They are rendered without origins, so their text cannot be escaped.
+        setting: Policy, tokenizer, stops.
+
+    Raises:
+        ConversationError: Names the message, the field and the token.
+    """
+    policy = setting.policy.control_tokens
+    if policy == "allow":
+        return
+    pattern = any_of(tuple(control_tokens_of(setting.tokenizer, setting.stops).texts.values()))
+    found = pattern.search(json.dumps(tools, ensure_ascii=False)) if tools else None
+    if found is not None:
+        raise ConversationError(
+            f"'tools' contains the control token {found.group()!r}: the model would read it as "
+            'one; remove it, or say control_tokens="allow"'
+            + (' ("escape" is for messages)' if policy == "escape" else ""),
+            reason="control_token_in_content",
+        )
+    if not isinstance(setting.tokenizer, TextTokenizer):
+        return  # where text is not tokenized, only the ids tell: see check_control_ids
+    for turn in turns:
+        if policy == "escape":
+            _refuse_of_both(turn, pattern)
+            continue
+        for found in pattern.finditer(turn.text):
+            _refuse_written(turn, found.start(), found.end())
+
+
+def _refuse_of_both(turn: Turn, pattern: re.Pattern[str]) -> None:
+    """Refuse an answer that begins with a control token of its own prompt.
+
+    It is the message's text, to be escaped, and the generation prompt's, not to be.
+    """
+    own = turn.rendering.message_index()[: turn.prompt_end] == turn.message_index
+    for found in pattern.finditer(turn.text, 0, turn.prompt_end) if own.any() else ():
+        if own[found.start() : found.end()].any():
+            raise ConversationError(
+                f"the message begins with the control token {found.group()!r}, which is in its "
+                "prompt, too: whether to escape it cannot be told; remove it",
+                reason="control_token_in_content",
+                message_index=turn.message_index,
+            )
+
+
+def check_control_ids(turns: Sequence[TokenizedTurn], setting: Setting) -> None:
+    """Check who wrote the stop tokens and control tokens among the ids.
+
+    Raises:
+        ConversationError: A message wrote a control token, and the policy does not allow it.
+        ParityError: An answer holds a stop token, at which inference would end it.
+    """
+    control = control_tokens_of(setting.tokenizer, setting.stops)
+    for turn in turns:
+        _refuse_stop_inside(turn, setting.stops)
+        if setting.policy.control_tokens != "allow":
+            for start, end, _ in control.occurrences(turn.turn.text, turn.tokens):
+                _refuse_written(turn.turn, start, end)
+
+
+def _refuse_written(turn: Turn, start: int, end: int) -> None:
+    """Refuse a control token of which a message wrote a part."""
+    for position in range(start, end):
+        leaf, offset = turn.rendering.origin(position)
+        if leaf is not None:
+            raise ConversationError(
+                f"{leaf.path!r} contains the control token {turn.text[start:end]!r} at character "
+                f"{offset}: the model would read it as one; remove it, or say "
+                'control_tokens="escape" or "allow"',
+                reason="control_token_in_content",
+                message_index=leaf.message_index,
+            )
+
+
+def _refuse_stop_inside(turn: TokenizedTurn, stops: Stops) -> None:
+    """Refuse an answer that holds a stop token as its own text: the rest is never generated."""
+    run = slice(turn.prompt_length, turn.completion_end)
+    is_stop = np.isin(turn.tokens.ids[run], list(stops.ids))
+    for start, end in turn.tokens.offsets[run][is_stop].tolist():
+        start, end = _without_space(turn.turn.text, start, end)
+        if (turn.turn.origins[start:end] >= 0).any():
+            raise ParityError(
+                f"the message itself holds the stop token {turn.turn.text[start:end]!r}, at "
+                f"{turn.turn.text[start : end + 20]!r}: inference would stop there and never "
+                "generate the rest",
+                reason="stop_inside",
+                message_index=turn.turn.message_index,
+            )

@@ -1,0 +1,130 @@
+"""Outcomes of rows -> what is written of them: a Parquet shard, rejections, counts.
+
+Runs where the rows are encoded, so that bytes travel from there rather than examples.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lossmask.data_files import RawRow
+from lossmask.errors import LossmaskError
+from lossmask.outcome import Outcome, Rejection
+
+_TOKEN_COLUMNS = ("input_ids", "labels", "loss_weights", "message_index")
+_COLUMNS = ("row", *_TOKEN_COLUMNS)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of rows; of one chunk, or added up."""
+
+    rows_in: int = 0
+    rows_kept: int = 0
+    rows_rejected: int = 0
+    examples: int = 0
+    tokens: int = 0
+    supervised_tokens: int = 0
+    rejections: Counter[str] = field(default_factory=Counter)
+    findings: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Counts) -> None:
+        """Add the counts of another chunk."""
+        for name in ("rows_in", "rows_kept", "rows_rejected", "examples"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.tokens += other.tokens
+        self.supervised_tokens += other.supervised_tokens
+        self.rejections.update(other.rejections)
+        self.findings.update(other.findings)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the counts as plain data."""
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return plain | {"rejections": dict(self.rejections), "findings": dict(self.findings)}
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any]) -> Counts:
+        """Read counts back from a chunk's record."""
+        plain = {k: v for k, v in values.items() if k not in ("rejections", "findings")}
+        return cls(
+            **plain,
+            rejections=Counter(values["rejections"]),
+            findings=Counter(values["findings"]),
+        )
+
+
+@dataclass(slots=True)
+class EncodedRows:
+    """What became of the rows of one chunk, as it is written.
+
+    Attributes:
+        counts: Of these rows.
+        rejected: The lines of ``rejected.jsonl``.
+        columns: Name -> one value (``row``) or array per kept example; none once ``shard`` is made.
+        shard: The bytes of a Parquet file, None if no row is kept.
+    """
+
+    counts: Counts = field(default_factory=Counts)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _COLUMNS})
+    shard: bytes | None = None
+
+    def add(self, raw: RawRow, outcome: Outcome) -> None:
+        """Take the outcome of the next row."""
+        counts = self.counts
+        counts.rows_in += 1
+        if outcome.rejection is not None:
+            counts.rows_rejected += 1
+            counts.rejections[outcome.rejection.reason] += 1
+            self.rejected.append(_rejected_record(raw, outcome.rejection))
+            return
+        counts.rows_kept += 1
+        for example in outcome.examples:
+            counts.examples += 1
+            counts.tokens += len(example)
+            counts.supervised_tokens += example.supervised_count
+            counts.findings.update(finding.kind for finding in example.findings)
+            self.columns["row"].append(raw.row)
+            for name in _TOKEN_COLUMNS:
+                self.columns[name].append(getattr(example, name))
+
+    def close(self) -> None:
+        """Turn the kept examples into a Parquet file."""
+        if self.columns["row"]:
+            self.shard = _shard(self.columns)
+        self.columns = {}
+
+
+def _rejected_record(raw: RawRow, rejection: Rejection) -> dict[str, Any]:
+    try:
+        original: Any = dict(raw.parse())
+    except LossmaskError:
+        original = raw.data.decode("utf-8", errors="backslashreplace")
+    return {
+        "file": raw.file,
+        "line": raw.line,
+        "row": raw.row,
+        "reason": rejection.reason,
+        "message_index": rejection.message_index,
+        "detail": rejection.detail,
+        "original": original,
+    }
+
+
+def _shard(columns: dict[str, list[Any]]) -> bytes:
+    lengths = [len(ids) for ids in columns["input_ids"]]
+    borders = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    table = {"row": pa.array(columns["row"], pa.int64())}
+    for name in _TOKEN_COLUMNS:
+        values = pa.array(np.concatenate(columns[name]))
+        table[name] = pa.ListArray.from_arrays(borders, values)
+    written = io.BytesIO()
+    pq.write_table(pa.table(table), written, compression="zstd")
+    return written.getvalue()

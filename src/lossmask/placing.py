@@ -1,0 +1,186 @@
+"""Spelled tokens + the text they have to spell -> the place of each token.
+
+In: what each token spells, and a :class:`NormalisedText`. Out: a character interval per token, or
+the first token that does not fit. The tokens must spell the text in order and completely; besides,
+only the three things that :class:`Piece` names are allowed.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lossmask.normalised_text import SPACE, NormalisedText
+
+Offsets = npt.NDArray[np.int32]
+
+_IDEOGRAPHS = (
+    *((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF)),
+    *((0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0x2F800, 0x2FA1F)),
+)  # each is a word of its own to BERT
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One token as it stands in a text.
+
+    Attributes:
+        spelled: The bytes it spells. At the start of the text and behind an added token, the first
+            may be a dummy space that no text has.
+        is_added: It is matched in the text before anything else is tokenized.
+        eats_before: It swallows the white space before it.
+        eats_after: It swallows the white space behind it.
+        is_unknown: It may stand for text that it does not spell.
+    """
+
+    spelled: bytes
+    is_added: bool = False
+    eats_before: bool = False
+    eats_after: bool = False
+    is_unknown: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """Where tokens and text come apart.
+
+    Attributes:
+        token: Index of the first token that does not fit; the number of tokens if text is left.
+        character: Where in the text it should have begun.
+    """
+
+    token: int
+    character: int
+
+
+def place(
+    pieces: Sequence[Piece],
+    seen: NormalisedText,
+    *,
+    begins_text: bool,
+    unknown: Mapping[int, tuple[int, int]] | None,
+) -> Offsets | Misfit:
+    """Return the characters of each token.
+
+    Args:
+        pieces: n tokens.
+        seen: What they have to spell.
+        begins_text: Whether a dummy space may stand before the first character.
+        unknown: By token: the characters that an unknown one stands for; None: a word each.
+
+    Returns:
+        int32 (n, 2), half-open, starts ascending; or the first token that does not fit.
+    """
+    if b"".join([piece.spelled for piece in pieces]) == seen.data:
+        bounds = np.cumsum([0, *(len(piece.spelled) for piece in pieces)], dtype=np.int64)
+        return seen.intervals(bounds[:-1], bounds[1:])
+    return _Placement(pieces, seen, unknown).place(begins_text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Placement:
+    """Places one stretch of plain tokens after the other, with an added or unknown one between."""
+
+    pieces: Sequence[Piece]
+    seen: NormalisedText
+    unknown: Mapping[int, tuple[int, int]] | None
+
+    def place(self, begins_text: bool) -> Offsets | Misfit:
+        bounds: list[tuple[int, int]] = []
+        at, first, may_be_dummy = 0, 0, begins_text
+        while True:
+            stop = self._stop(first)
+            dummy = self._dummy(first, stop, at, may_be_dummy)
+            if dummy is None:
+                return self._misfit(first, stop, at)
+            for k in range(first, stop):
+                end = at + len(self.pieces[k].spelled) - (dummy if k == first else 0)
+                bounds.append((at, end))
+                at = end
+            if stop == len(self.pieces):
+                starts, ends = np.asarray(bounds, np.int64).reshape(-1, 2).T
+                return self.seen.intervals(starts, ends)
+            end = self._choose_end(stop, at)
+            bounds.append((at, end))
+            at, first, may_be_dummy = end, stop + 1, True
+
+    def _stop(self, first: int) -> int:
+        """Return the first added or unknown token from ``first`` on, or the number of tokens."""
+        later = range(first, len(self.pieces))
+        between = (k for k in later if self.pieces[k].is_added or self.pieces[k].is_unknown)
+        return next(between, len(self.pieces))
+
+    def _dummy(self, first: int, stop: int, at: int, may_be_dummy: bool) -> int | None:
+        """Return how many bytes of a stretch of tokens are a dummy space, None if it misfits."""
+        joined = b"".join([piece.spelled for piece in self.pieces[first:stop]])
+        data = self.seen.data
+        if data.startswith(joined, at) and self._fits(stop, at + len(joined)):
+            return 0
+        if not may_be_dummy or not joined.startswith(b" "):
+            return None
+        follows = data.startswith(joined[1:], at) and self._fits(stop, at + len(joined) - 1)
+        return 1 if follows else None
+
+    def _fits(self, k: int, at: int) -> bool:
+        """Return whether token ``k``, added or unknown, or else the end of the text is there."""
+        if k == len(self.pieces):
+            return at == len(self.seen.data)
+        return bool(self._ends(k, at))
+
+    def _choose_end(self, k: int, at: int) -> int:
+        """Return the first end of token ``k`` that what follows it fits to."""
+        ends = self._ends(k, at)
+        stop = self._stop(k + 1)
+        fitting = (end for end in ends if self._dummy(k + 1, stop, end, True) is not None)
+        return ends[0] if len(ends) == 1 else next(fitting, ends[0])
+
+    def _ends(self, k: int, at: int) -> list[int]:
+        """Return where added or unknown token ``k`` may end if it begins at byte ``at``."""
+        piece, seen = self.pieces[k], self.seen
+        start = seen.behind_space(at) if piece.eats_before else at
+        if seen.data.startswith(piece.spelled, start):
+            end = start + len(piece.spelled)
+            return [seen.behind_space(end) if piece.eats_after else end]
+        if not piece.is_unknown or at == len(seen.data):
+            return []
+        begins = seen.character(at)
+        first, last = (begins, end_of_word(seen.text, begins))
+        if self.unknown is not None:
+            first, last = self.unknown.get(k, (begins, begins))
+        if begins != first and seen.byte(first) != at:
+            return []
+        return seen.ends_of(at, last)
+
+    def _misfit(self, first: int, stop: int, at: int) -> Misfit:
+        for k in range(first, stop):
+            spelled = self.pieces[k].spelled
+            if not self.seen.data.startswith(spelled, at):
+                return Misfit(k, self.seen.character(at))
+            at += len(spelled)
+        return Misfit(stop, self.seen.character(at))
+
+
+def end_of_word(text: str, start: int) -> int:
+    """Return where the word at ``start`` ends in BERT's sense, for an unknown token.
+
+    Punctuation and ideographs are words of their own; any other ends before one, or before white
+    space.
+    """
+    end = start + 1
+    if not _stands_alone(text[start]):
+        while end < len(text) and not (_stands_alone(text[end]) or SPACE.match(text[end])):
+            end += 1
+    return end
+
+
+def _stands_alone(character: str) -> bool:
+    number = ord(character)
+    if number < 128:
+        return 32 < number < 127 and not character.isalnum()
+    return unicodedata.category(character)[0] == "P" or any(
+        first <= number <= last for first, last in _IDEOGRAPHS
+    )

@@ -1,0 +1,313 @@
+"""Two independent derivations of who wrote which character, held against each other.
+
+In: a chat template. Out: a :class:`Proof`, or an error that says where the derivations disagree. A
+few conversations are rendered and traced through the template (``rendering``), and observed from
+outside (``perturbation``), which calls transformers alone; both must tell the same.
+
+A template is proven once. The proof is remembered in the process and in a file per template and
+versions, under ``$LOSSMASK_CACHE``, ``$XDG_CACHE_HOME/lossmask`` or ``~/.cache/lossmask``; a file
+that cannot be read or written only means that the template is proven again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+import transformers
+
+from lossmask.errors import ParityError, TemplateError
+from lossmask.perturbation import Observation, observe
+from lossmask.probes import PROBES
+from lossmask.rendering import ChatTemplate, Message, Rendering
+from lossmask.traced_text import COARSE, Origins, leaf_of
+
+_CONTEXT = 20  # characters of text shown on either side of a disagreement
+_DERIVATION = (  # what a proof proves: with other code it has to be made again
+    "rendering",
+    "template_environment",
+    "traced_text",
+    "traced_formatting",
+    "perturbation",
+    "moved_text",
+    "replacements",
+    "proof",
+    "probes",
+)
+_proven: dict[str, Proof | ParityError] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was compared to prove one template.
+
+    Attributes:
+        rendered: Probes that the template renders, with and without generation prompt.
+        skipped: Probes that it does not render, or that cannot be traced: a conversation like them
+            is refused when it comes.
+        characters: Characters seen to move with the string that they are traced to.
+        undetermined: Strings that only the trace speaks of, ``probe: message path``.
+    """
+
+    rendered: int
+    skipped: int
+    characters: int
+    undetermined: tuple[str, ...]
+
+
+def prove_once(
+    template: ChatTemplate, template_variables: Mapping[str, Any] | None = None
+) -> Proof:
+    """Prove a template unless that was done before, by this process or another.
+
+    Raises:
+        ParityError: The derivations disagree, now or when it was tried before.
+    """
+    key = _key(template, template_variables or {})
+    known = _proven.get(key)
+    if isinstance(known, ParityError):
+        raise ParityError(known.detail, reason=known.reason)
+    if known is None:
+        path = _folder() / f"{key}.json"
+        known = _read(path, key)
+        if known is None:
+            try:
+                known = prove_template(template, template_variables)
+            except ParityError as error:
+                _proven[key] = error
+                raise
+            _write(path, key, known)
+        _proven[key] = known
+    return known
+
+
+def prove_template(
+    template: ChatTemplate, template_variables: Mapping[str, Any] | None = None
+) -> Proof:
+    """Run the probes through both derivations.
+
+    Raises:
+        ParityError: They disagree; names the probe, the character and what each says.
+    """
+    rendered = skipped = characters = 0
+    undetermined: list[str] = []
+    for probe in PROBES:
+        for messages, add_generation_prompt in probe.renderings():
+            try:
+                observed = prove(
+                    template,
+                    messages,
+                    tools=probe.tools,
+                    add_generation_prompt=add_generation_prompt,
+                    template_variables=template_variables,
+                )
+            except TemplateError:
+                skipped += 1
+                continue
+            except ParityError as error:
+                raise ParityError(
+                    f"this chat template cannot be trusted: in the probe {probe.name!r}, {error}",
+                    reason=error.reason,
+                ) from error
+            rendered += 1
+            characters += int(observed.moved.sum())
+            undetermined += [
+                f"{probe.name}: {leaf.message_index} {leaf.path}"
+                for leaf in observed.undetermined
+                if not leaf.is_key
+            ]
+    return Proof(rendered, skipped, characters, tuple(sorted(set(undetermined))))
+
+
+def prove(
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    *,
+    tools: Sequence[Any] | None = None,
+    add_generation_prompt: bool = False,
+    template_variables: Mapping[str, Any] | None = None,
+) -> Observation:
+    """Derive one rendering twice and require that both agree.
+
+    Args:
+        template: The chat template.
+        messages: A conversation.
+        tools: As for ``apply_chat_template``.
+        add_generation_prompt: As for ``apply_chat_template``.
+        template_variables: As for ``apply_chat_template``.
+
+    Returns:
+        What perturbation showed.
+
+    Raises:
+        TemplateError: The template raises, or cannot be traced.
+        ParityError: The derivations disagree, or the text changes from one rendering to the next.
+    """
+    traced = template.render(
+        messages,
+        tools=tools,
+        add_generation_prompt=add_generation_prompt,
+        template_variables=template_variables,
+    )
+    tokenizer, variables = template.tokenizer, dict(template_variables or {})
+    seen = tokenizer.apply_chat_template(
+        list(messages), chat_template="{{ messages | tojson }}", tokenize=False, **variables
+    )
+
+    def render(changed: Sequence[Message]) -> str:
+        text: str = tokenizer.apply_chat_template(
+            list(changed),
+            tools=tools,
+            chat_template=template.given,
+            add_generation_prompt=add_generation_prompt,
+            tokenize=False,
+            **variables,
+        )
+        return text
+
+    observed = observe(render, json.loads(seen))
+    compare(traced, observed)
+    return observed
+
+
+def compare(traced: Rendering, observed: Observation) -> None:
+    r"""Require that tracing and perturbing tell the same about every character they both speak of.
+
+    A character that moved with a string is traced to that string, and to the same offset where
+    both tell one. A character traced to one that was replaced did move, unless the string is
+    undetermined; of several characters that one became (``\n`` in JSON), or that only the
+    string as a whole is traced to, at least one did.
+
+    Args:
+        traced: From ``ChatTemplate.render``, n characters.
+        observed: From ``observe``, of the same messages as the template sees them.
+
+    Raises:
+        ParityError: They do not agree; names the character, the message and what each says.
+    """
+    other = observed.rendering
+    if traced.text != other.text or traced.leaves != other.leaves:
+        raise ParityError(
+            "the two derivations are not about the same conversation or rendering",
+            reason="derivations_disagree",
+        )
+    wrong = _moved_elsewhere(traced, observed)
+    if wrong.size:
+        raise _at(int(wrong[0]), traced, other, "moved with another string than it is traced to")
+    wrong = _did_not_move(traced, observed)
+    if wrong.size:
+        raise _at(int(wrong[0]), traced, other, "did not move with the string it is traced to")
+
+
+def _moved_elsewhere(traced: Rendering, observed: Observation) -> npt.NDArray[np.intp]:
+    mine, theirs = traced.origins, observed.rendering.origins
+    other_leaf = leaf_of(mine) != leaf_of(theirs)
+    exact = (mine & COARSE != COARSE) & (theirs & COARSE != COARSE)
+    return np.flatnonzero(observed.moved & (other_leaf | (exact & (mine != theirs))))
+
+
+def _did_not_move(traced: Rendering, observed: Observation) -> npt.NDArray[np.intp]:
+    """Return the starts of runs of one origin that should have moved and did not."""
+    starts = np.flatnonzero(np.diff(traced.origins, prepend=np.int64(-3)))
+    if not starts.size:
+        return starts
+    origin = traced.origins[starts]
+    moved = np.logical_or.reduceat(observed.moved, starts)
+    was_replaced = _was_replaced(origin, observed)
+    return starts[was_replaced & ~moved]
+
+
+def _was_replaced(origins: Origins, observed: Observation) -> npt.NDArray[np.bool_]:
+    """Return whether another character was put where each origin points to."""
+    leaf, offset = leaf_of(origins), origins & COARSE
+    answer = np.zeros(len(origins), bool)
+    for number in np.unique(leaf[leaf >= 0]).tolist():
+        flags = observed.replaced[number]
+        own = leaf == number
+        answer[own] = np.append(flags, flags.any())[np.minimum(offset[own], len(flags))]
+    return answer
+
+
+def _at(position: int, traced: Rendering, observed: Rendering, what: str) -> ParityError:
+    start, stop = max(0, position - _CONTEXT), position + _CONTEXT
+    before, after = traced.text[start:position], traced.text[position:stop]
+    mine, theirs = traced.origin(position)[0], observed.origin(position)[0]
+    concerned = mine or theirs
+    return ParityError(
+        f"character {position}, between {before!r} and {after!r}, {what}: the trace says "
+        f"{_says(traced, position)}, perturbation says {_says(observed, position)}",
+        reason="derivations_disagree",
+        message_index=None if concerned is None else concerned.message_index,
+    )
+
+
+def _says(rendering: Rendering, position: int) -> str:
+    leaf, offset = rendering.origin(position)
+    if leaf is None:
+        return "the template wrote it"
+    place = "somewhere in" if offset < 0 else f"character {offset} of"
+    return f"it is {place} {leaf.path!r} of message {leaf.message_index}"
+
+
+def _key(template: ChatTemplate, template_variables: Mapping[str, Any]) -> str:
+    """Return a hash of all that decides over the proof."""
+    parts = {
+        "template": [template.given, template.tokenizer.chat_template],
+        "special_tokens": template.tokenizer.special_tokens_map,
+        "variables": template_variables,
+        "versions": _versions(),
+    }
+    text = json.dumps(parts, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@cache
+def _versions() -> tuple[str, ...]:
+    here = Path(__file__).parent
+    code = hashlib.sha256()
+    for name in _DERIVATION:
+        code.update((here / f"{name}.py").read_bytes())
+    return (code.hexdigest(), transformers.__version__, jinja2.__version__)
+
+
+def _folder() -> Path:
+    """Return the folder of remembered proofs, whether or not it exists."""
+    own = os.environ.get("LOSSMASK_CACHE")
+    if own:
+        return Path(own) / "proofs"
+    shared = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(shared) / "lossmask" / "proofs"
+
+
+def _read(path: Path, key: str) -> Proof | None:
+    """Return a remembered proof, None if there is none or the file is not what was written."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("key") != key:
+            return None
+        return Proof(**{**content, "undetermined": tuple(content["undetermined"])})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _write(path: Path, key: str, proof: Proof) -> None:
+    """Remember a proof where possible; whole, or not at all."""
+    text = json.dumps({"key": key, **asdict(proof)})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(unfinished, path)
+    except OSError:  # read-only or full: the next process proves the template again
+        return

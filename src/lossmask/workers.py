@@ -1,0 +1,184 @@
+"""Encode rows in processes that a hostile row may end: the row is rejected, nothing else is lost.
+
+In: chunks of rows. Out: the same chunks with what became of every row. A row that hangs, eats
+memory or crashes ends its process; then that row alone is rejected, and another process goes on
+with the others. Which rows are rejected does not depend on the number of processes: a row that
+ended its process for a reason that may lie elsewhere, such as other rows that used up the machine's
+memory, is encoded once more while nothing else runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+
+from lossmask.confinement import Limits, name_of_exit, ran_out_of_time, rejection_after
+from lossmask.data_files import RawRow
+from lossmask.encoder import Encoder
+from lossmask.errors import LossmaskError
+from lossmask.outcome import Outcome
+from lossmask.worker import (
+    BETWEEN_ROWS,
+    LOADING,
+    Chunk,
+    Progress,
+    R,
+    Worker,
+    start_fork_server,
+    starting_method,
+)
+
+__all__ = ["Chunk", "Progress", "Workers", "encode_apart"]
+
+_SECONDS_BETWEEN_REPORTS = 0.1
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """Results that are simply kept."""
+
+    all: list[Outcome] = field(default_factory=list)
+
+    def add(self, raw: RawRow, outcome: Outcome) -> None:
+        """Take the outcome of the next row."""
+        self.all.append(outcome)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class Workers:
+    """Processes with an encoder each; replaced when a row ends them.
+
+    Use as a context manager: at its end they are killed.
+
+    Args:
+        load: Makes the encoder, in each process.
+        limits: What one row may cost.
+        method: How processes start: as :func:`starting_method` says, or ``fork``, which is quick
+            and right for a process without threads that use locks.
+    """
+
+    def __init__(
+        self, load: Callable[[], Encoder], limits: Limits, *, method: str | None = None
+    ) -> None:
+        self._load = load
+        self._limits = limits
+        self._method = method or starting_method()
+        self._workers: list[Worker] = []
+        if self._method == "forkserver":
+            start_fork_server()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for worker in self._workers:
+            worker.kill()
+        self._workers.clear()
+
+    def encode(
+        self,
+        chunks: Iterable[Chunk[R]],
+        count: int = 1,
+        progress: Progress = lambda done: None,
+    ) -> Iterator[Chunk[R]]:
+        """Encode chunks.
+
+        Args:
+            chunks: Read as processes become free.
+            count: Number of processes.
+            progress: Told the bytes of the rows that are done.
+
+        Yields:
+            The chunks with their results, as they are finished.
+
+        Raises:
+            LossmaskError: A process cannot load the encoder, or ends outside of any row.
+        """
+        doubtful: list[Chunk[R]] = []
+        yield from self._encode(iter(chunks), count, progress, doubtful)
+        yield from self._encode(iter(doubtful), 1, progress, None)
+
+    def _encode(
+        self,
+        chunks: Iterator[Chunk[R]],
+        count: int,
+        progress: Progress,
+        doubtful: list[Chunk[R]] | None,
+    ) -> Iterator[Chunk[R]]:
+        """Encode chunks; without ``doubtful`` nothing else runs, and each death is its row's."""
+        again: deque[Chunk[R]] = deque()
+        while True:
+            while len(self._busy()) < count:
+                chunk = again.popleft() if again else next(chunks, None)
+                if chunk is None:
+                    break
+                self._free_worker().give(chunk)
+            if not (busy := self._busy()):
+                return
+            ready = wait([worker.pipe for worker in busy], _SECONDS_BETWEEN_REPORTS)
+            for worker in busy:
+                chunk = worker.chunk
+                assert chunk is not None
+                chunk.report(worker.row, progress)
+                if worker.pipe not in ready:
+                    continue
+                if not worker.receive():
+                    self._workers.remove(worker)
+                    is_judged = self._judge(worker, chunk, alone=doubtful is None)
+                    (again if is_judged or doubtful is None else doubtful).append(chunk)
+                elif worker.chunk is None:
+                    chunk.report(chunk.done, progress)
+                    yield chunk
+
+    def _judge(self, worker: Worker, chunk: Chunk[R], *, alone: bool) -> bool:
+        """Reject the row at which a process ended, if it is certain that the row ended it.
+
+        Returns:
+            Whether it is.
+
+        Raises:
+            LossmaskError: The process ended outside of any row.
+        """
+        row, exit_code = worker.row, worker.bury()
+        if row == LOADING or (row == BETWEEN_ROWS and alone):
+            raise LossmaskError(
+                f"a worker process ended outside of any row ({name_of_exit(exit_code)}): is there "
+                "too little memory for that many --workers?",
+                reason="worker_died",
+            )
+        if row == BETWEEN_ROWS or not (alone or ran_out_of_time(exit_code)):
+            return False
+        chunk.verdicts[row] = rejection_after(exit_code, self._limits)
+        return True
+
+    def _busy(self) -> list[Worker]:
+        return [worker for worker in self._workers if worker.chunk is not None]
+
+    def _free_worker(self) -> Worker:
+        for worker in self._workers:
+            if worker.chunk is None:
+                return worker
+        self._workers.append(Worker(self._load, self._limits, self._method))
+        return self._workers[-1]
+
+
+def encode_apart(raw: RawRow, load: Callable[[], Encoder], limits: Limits) -> Outcome:
+    """Encode one row in a process of its own, which may be lost.
+
+    Args:
+        raw: The row.
+        load: Makes the encoder.
+        limits: What the row may cost.
+
+    Raises:
+        LossmaskError: The encoder cannot be loaded.
+    """
+    method = "fork" if sys.platform == "linux" else None
+    with Workers(load, limits, method=method) as workers:
+        [chunk] = workers.encode([Chunk(0, [raw], Outcomes())])
+    return chunk.results.all[0]

@@ -1,0 +1,312 @@
+"""Trace and perturbation agree about every template, and a wrong trace does not pass."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from lossmask import proof
+from lossmask.embedded import DEMO_MODEL
+from lossmask.errors import LossmaskError, ParityError, TemplateError
+from lossmask.perturbation import Observation
+from lossmask.probes import PROBES
+from lossmask.proof import Proof, compare, prove, prove_once, prove_template
+from lossmask.rendering import ChatTemplate, Rendering
+from lossmask.traced_text import COARSE
+from tests import corpus
+from tests.fixture_templates import FIXTURE_TEMPLATES
+from tests.scenarios import SCENARIOS, Message, Scenario, assistant, user
+
+EVERY = 40  # every n-th corpus template in the default run; the slow run takes all
+
+UNTOLD = {"content/type", "content"}  # fields whose value templates look at: kinds of parts, blank text
+"""Fields of the strings that perturbation may leave undetermined, beside keys and ids."""
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(DEMO_MODEL)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("LOSSMASK_CACHE", str(tmp_path))
+    monkeypatch.setattr(proof, "_proven", {})
+    yield tmp_path / "proofs"
+
+
+def derived(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message]
+) -> tuple[Rendering, Observation]:
+    """Return the trace of the demo template and what perturbation says, for faults to be put in."""
+    template = ChatTemplate(tokenizer)
+    return template.render(messages), prove(template, messages)
+
+
+CONVERSATION = [user("Hello?"), assistant("Hi you."), user("Hello?"), assistant("Bye.")]
+
+
+def test_a_true_trace_passes(tokenizer: PreTrainedTokenizerBase) -> None:
+    traced, observed = derived(tokenizer, CONVERSATION)
+    compare(traced, observed)
+    assert int(observed.moved.sum()) == len("Hello?Hiyou.Hello?Bye.")
+
+
+def test_an_origin_that_is_one_character_off_is_found(tokenizer: PreTrainedTokenizerBase) -> None:
+    traced, observed = derived(tokenizer, CONVERSATION)
+    at = traced.text.index("Hi you.")
+    origins = traced.origins.copy()
+    origins[at : at + 7] += 1
+    with pytest.raises(ParityError, match="moved with another string") as raised:
+        compare(replace(traced, origins=origins), observed)
+    assert raised.value.reason == "derivations_disagree"
+    assert raised.value.message_index == 1
+    assert "the trace says it is character 1 of 'content' of message 1" in str(raised.value)
+    assert "perturbation says it is character 0 of 'content' of message 1" in str(raised.value)
+
+
+@pytest.mark.parametrize("position", range(7))
+def test_a_single_lost_origin_is_found(tokenizer: PreTrainedTokenizerBase, position: int) -> None:
+    traced, observed = derived(tokenizer, CONVERSATION)
+    origins = traced.origins.copy()
+    origins[traced.text.index("Hi you.") + position] = -1
+    if "Hi you."[position] == " ":  # white space between words is not put to the test
+        compare(replace(traced, origins=origins), observed)
+        return
+    with pytest.raises(ParityError, match="the trace says the template wrote it"):
+        compare(replace(traced, origins=origins), observed)
+
+
+def test_an_invented_origin_is_found(tokenizer: PreTrainedTokenizerBase) -> None:
+    traced, observed = derived(tokenizer, CONVERSATION)
+    origins = traced.origins.copy()
+    origins[traced.text.index("assistant")] = (1 << 32) | 0
+    with pytest.raises(ParityError, match="did not move with the string it is traced to") as raised:
+        compare(replace(traced, origins=origins), observed)
+    assert raised.value.message_index == 1
+    assert "perturbation says the template wrote it" in str(raised.value)
+
+
+def test_two_messages_of_equal_text_that_are_swapped_are_found(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    traced, observed = derived(tokenizer, CONVERSATION)
+    leaf = traced.origins >> 32
+    origins = traced.origins.copy()
+    origins[leaf == 0] += 2 << 32
+    origins[leaf == 2] -= 2 << 32
+    with pytest.raises(ParityError, match="moved with another string") as raised:
+        compare(replace(traced, origins=origins), observed)
+    assert "'content' of message 2, perturbation says" in str(raised.value)
+
+
+def test_a_coarse_origin_passes_where_anything_of_it_moved(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    traced, observed = derived(tokenizer, CONVERSATION)
+    at = traced.text.index("Hi you.")
+    origins = traced.origins.copy()
+    origins[at : at + 7] = (1 << 32) | COARSE
+    compare(replace(traced, origins=origins), observed)
+    origins = traced.origins.copy()
+    origins[: traced.text.index("Hello")] = (1 << 32) | COARSE
+    with pytest.raises(ParityError, match="the trace says it is somewhere in 'content' of message 1"):
+        compare(replace(traced, origins=origins), observed)
+
+
+def test_renderings_of_other_conversations_are_not_compared(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    traced, _ = derived(tokenizer, CONVERSATION)
+    _, other = derived(tokenizer, [user("Hello?")])
+    with pytest.raises(ParityError, match="not about the same conversation"):
+        compare(traced, other)
+
+
+@pytest.mark.parametrize("name", sorted(FIXTURE_TEMPLATES))
+def test_own_templates_are_traced_as_perturbation_sees_them(
+    tokenizer: PreTrainedTokenizerBase, name: str
+) -> None:
+    template = ChatTemplate(tokenizer, FIXTURE_TEMPLATES[name])
+    compared, untold = _prove_all(template, SCENARIOS)
+    assert compared > len(SCENARIOS)
+    assert not untold
+
+
+def test_all_strings_of_the_probes_are_told(tokenizer: PreTrainedTokenizerBase) -> None:
+    source = FIXTURE_TEMPLATES["chatml with tools"]
+    proven = prove_template(ChatTemplate(tokenizer, source))
+    shown = "{% for m in messages %}{{ m | tojson }}{% endfor %}"
+    assert proven == Proof(2 * len(PROBES), 0, proven.characters, ())
+    assert prove_template(ChatTemplate(tokenizer, shown)).undetermined == ()
+    assert proven.characters > 500
+
+
+def test_probes_that_a_template_refuses_are_skipped(tokenizer: PreTrainedTokenizerBase) -> None:
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    blends = "{{ (messages[0].content ~ messages[1].content) | wordwrap(1) }}"
+    with_system = sum(probe.messages[0]["role"] == "system" for probe in PROBES)
+    proven = prove_template(ChatTemplate(tokenizer, refuses + FIXTURE_TEMPLATES["macro and set block"]))
+    assert (proven.rendered, proven.skipped) == (2 * (len(PROBES) - with_system), 2 * with_system)
+    assert prove_template(ChatTemplate(tokenizer, blends)).rendered == 0
+
+
+def test_a_template_that_the_trace_gets_wrong_is_refused_by_name_of_the_probe(
+    tokenizer: PreTrainedTokenizerBase, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    render = ChatTemplate.render
+
+    def off_by_one(self: ChatTemplate, *args: Any, **kwargs: Any) -> Rendering:
+        traced = render(self, *args, **kwargs)
+        shifted = np.where(traced.origins >= 0, traced.origins + 1, traced.origins)
+        return replace(traced, origins=shifted)
+
+    monkeypatch.setattr(ChatTemplate, "render", off_by_one)
+    template = ChatTemplate(tokenizer)
+    for _ in range(2):
+        with pytest.raises(ParityError, match="in the probe 'system and turns', ") as raised:
+            prove_once(template)
+        assert raised.value.reason == "derivations_disagree"
+        assert raised.value.message_index is None
+    assert not list(cache.glob("*"))
+
+
+def test_a_template_is_proven_once_per_process_and_once_per_machine(
+    tokenizer: PreTrainedTokenizerBase, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = _counted_proofs(monkeypatch)
+    template = ChatTemplate(tokenizer)
+    first = prove_once(template)
+    assert prove_once(template) is first
+    assert prove_once(ChatTemplate(tokenizer)) is first
+    assert runs == [1]
+    [file] = cache.iterdir()
+    assert file.suffix == ".json"
+    monkeypatch.setattr(proof, "_proven", {})  # another process
+    assert prove_once(template) == first
+    assert runs == [1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "null", "{}", '{"key": "other"}', '{"key": "KEY", "rendered": 1}', "\udcff"],
+)
+def test_a_broken_memory_is_no_proof(
+    tokenizer: PreTrainedTokenizerBase,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: str,
+) -> None:
+    runs = _counted_proofs(monkeypatch)
+    template = ChatTemplate(tokenizer)
+    first = prove_once(template)
+    [file] = cache.iterdir()
+    file.write_bytes(content.replace("KEY", file.stem).encode("utf-8", "surrogateescape"))
+    monkeypatch.setattr(proof, "_proven", {})
+    assert prove_once(template) == first
+    assert runs == [2]
+    assert json.loads(file.read_text())["key"] == file.stem
+    assert [path.name for path in cache.iterdir()] == [file.name]
+
+
+def test_a_memory_that_cannot_be_written_is_no_error(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LOSSMASK_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(proof, "_proven", {})
+    assert prove_once(ChatTemplate(tokenizer)).rendered > 0
+
+
+def test_another_template_other_variables_and_other_special_tokens_are_other_proofs(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = _counted_proofs(monkeypatch)
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
+    prove_once(ChatTemplate(tokenizer))
+    prove_once(ChatTemplate(tokenizer), {"enable_thinking": False})
+    prove_once(ChatTemplate(tokenizer, FIXTURE_TEMPLATES["macro and set block"]))
+    tokenizer.add_special_tokens({"eos_token": "<|im_start|>"})
+    prove_once(ChatTemplate(tokenizer))
+    assert runs == [4]
+    assert len(list(cache.iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"LOSSMASK_CACHE": "/own", "XDG_CACHE_HOME": "/xdg"}, "/own/proofs"),
+        ({"XDG_CACHE_HOME": "/xdg", "HOME": "/home/me"}, "/xdg/lossmask/proofs"),
+        ({"HOME": "/home/me"}, "/home/me/.cache/lossmask/proofs"),
+    ],
+)
+def test_proofs_lie_where_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str
+) -> None:
+    for name in ("LOSSMASK_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert proof._folder() == Path(expected)
+
+
+@corpus.needs_corpus
+@pytest.mark.parametrize("name", corpus.template_names()[::EVERY])
+def test_published_templates_are_traced_as_perturbation_sees_them(name: str) -> None:
+    template = ChatTemplate(corpus.tokenizer_for(name), corpus.template_source(name))
+    assert prove_template(template).rendered > 0
+    compared, _ = _prove_all(template, SCENARIOS[::5])
+    assert compared > 0
+
+
+@corpus.needs_corpus
+@pytest.mark.slow
+def test_all_published_templates_are_traced_as_perturbation_sees_them() -> None:
+    edge = [
+        Scenario("edge/" + row["id"], row["messages"], row.get("tools"))
+        for row in corpus.rows("synthetic-edge-dev")
+    ]
+    compared, untold = 0, Counter[str]()
+    for name in corpus.template_names():
+        template = ChatTemplate(corpus.tokenizer_for(name), corpus.template_source(name))
+        prove_template(template)
+        more, also = _prove_all(template, [*SCENARIOS, *edge])
+        compared, untold = compared + more, untold + also
+    assert compared > 20_000
+    ...
+
+
+def _prove_all(template: ChatTemplate, scenarios: list[Scenario]) -> tuple[int, Counter[str]]:
+    """Prove what the template renders of these; count it, and the values that were not told."""
+    compared, untold = 0, Counter[str]()
+    for scenario in scenarios:
+        messages = [{k: v for k, v in m.items() if k not in ("train", "weight")} for m in scenario.messages]
+        try:
+            observed = prove(template, messages, tools=scenario.tools)
+        except TemplateError:
+            continue
+        compared += 1
+        untold.update(
+            leaf.path for leaf in observed.undetermined if not leaf.is_key
+        )
+    return compared, untold
+
+
+def _counted_proofs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    runs = [0]
+
+    def counted(*args: Any, **kwargs: Any) -> Proof:
+        runs[0] += 1
+        return prove_template(*args, **kwargs)
+
+    monkeypatch.setattr(proof, "prove_template", counted)
+    return runs
