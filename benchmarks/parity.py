@@ -5,30 +5,35 @@
     python benchmarks/parity.py --write docs/templates.md  # and write the page
     python benchmarks/parity.py --check docs/templates.md  # and require that the page is true
 
-Exit code 1 if any example is wrong, the two derivations disagree anywhere, fewer than ``--at-least``
-of the cases that have a completion are exact, or the page is not true.
+Exit code 1 if any example is wrong, the two derivations disagree anywhere, fewer than
+``--at-least`` of the cases that have a completion are exact, or the page is not true.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from transformers import PreTrainedTokenizerBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.templates_page import Result, exact_share, page, reason_of
+from templates_page import Result, exact_share, page, reason_of
+
 from lossmask import Encoder, Policy
 from tests import corpus
-from tests.parity import check
+from tests.control_token_parity import Attack, Encoders, check_escaped, control_ids
+from tests.parity import Case, check
 from tests.scenarios import Scenario, scenarios_of
 
 
@@ -46,21 +51,44 @@ def cases_of_tokenizer(name: str) -> list[Result]:
     ]
 
 
-def _cases(name: str, tokenizer: corpus.PreTrainedTokenizerBase, template: str) -> list[Result]:
-    encoder = Encoder(
-        tokenizer,
-        Policy(control_tokens="escape"),
-        chat_template=template,
-        proof="rows",
+def _cases(name: str, tokenizer: PreTrainedTokenizerBase, template: str) -> list[Result]:
+    encoders = Encoders(
+        *(
+            Encoder(tokenizer, Policy(control_tokens=value), chat_template=template, proof="rows")
+            for value in ("error", "escape", "allow")
+        )
     )
     edge = [
         Scenario("edge/" + row["id"], row["messages"], row.get("tools"))
         for row in corpus.rows("synthetic-edge-dev")
     ]
     return [
-        (name, scenario.name, check(encoder, scenario.messages, scenario.tools))
+        (name, scenario.name, _check(encoders, scenario))
         for scenario in [*scenarios_of(template), *edge]
     ]
+
+
+def _check(encoders: Encoders, scenario: Scenario) -> Case:
+    """Check a conversation, with its control tokens escaped if it holds any."""
+    added = encoders.error.tokenizer.added_tokens_decoder
+    texts = sorted((str(added[i]) for i in control_ids(encoders.error)), key=len, reverse=True)
+    control = re.compile("|".join(map(re.escape, texts)) or "(?!)")
+    twin = _masked(scenario.messages, control)
+    if twin == scenario.messages:
+        return check(encoders.escape, scenario.messages, scenario.tools)
+    pairs = enumerate(zip(scenario.messages, twin, strict=True))
+    attacked = tuple(index for index, (message, other) in pairs if message != other)
+    attack = Attack(scenario.name, scenario.messages, twin, attacked, scenario.tools)
+    return check_escaped(encoders, attack)
+
+
+def _masked(value: Any, control: re.Pattern[str]) -> Any:
+    """Replace control tokens by letters, one for one, in every string but roles."""
+    if isinstance(value, str):
+        return control.sub(lambda found: "z" * len(found.group()), value)
+    if isinstance(value, dict):
+        return {k: v if k == "role" else _masked(v, control) for k, v in value.items()}
+    return [_masked(v, control) for v in value] if isinstance(value, list) else value
 
 
 def run(
@@ -83,14 +111,14 @@ def report(results: Sequence[Result], title: str, console: Console) -> tuple[int
     table = Table("cases", "count", "share of those with a completion", title=f"Parity: {title}")
     for name in ("exact", "refused", "wrong"):
         table.add_row(name, f"{status[name]:,}", f"{status[name] / max(existing, 1):.2%}")
-    for name in ("no completion", "raises"):
+    for name in ("no completion", "incomparable", "raises"):
         table.add_row(f"[dim]{name}", f"[dim]{status[name]:,}", "")
     console.print(table)
     reasons = Table("why not", "reason", "cases", "in", "for example")
     count = Counter(
         (case.status, reason_of(case))
         for *_, case in results
-        if case.status in ("refused", "no completion")
+        if case.status in ("refused", "no completion", "incomparable")
     )
     for (kind, reason), number in count.most_common():
         hits = [(n, s) for n, s, c in results if (c.status, reason_of(c)) == (kind, reason)]

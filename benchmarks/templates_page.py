@@ -14,15 +14,18 @@ Result = tuple[str, str, Case]
 _HEAD = """# Published templates and tokenizers
 
 Written by `python benchmarks/parity.py --write docs/templates.md`; CI checks that it is true.
-Every template meets every conversation of `tests/scenarios.py` (with its own literals typed into messages, too) and of the
-corpus' hand-written traps, under `Policy(control_tokens="escape")`, and is held against inference by
-`tests/parity.py`, which asks transformers and the tokenizer alone. Every rendering is derived twice,
-by tracing and by perturbation, and the two agree.
+Every template meets every conversation of `tests/scenarios.py`, messages that hold the template's
+own literals included, and the corpus' hand-written traps, under `Policy(control_tokens="escape")`.
+It is held against inference by `tests/parity.py`, which asks transformers and the tokenizer alone.
+Every rendering is derived twice, by tracing and by perturbation, and the two agree.
 
-* **exact**: text, ids before each supervised run, and supervised text are what inference would have.
+* **exact**: text, ids before each supervised run, and supervised text are inference's.
 * **refused**: rejected with a reason, though a completion exists.
-* **no completion**: rejected with a reason, and the oracle finds too that no answer could be asked of a model (the template
-  leaves it out, or opens a think block that it never closes).
+* **no completion**: rejected with a reason, and the oracle finds, too, that no answer could be
+  asked of a model: the template leaves it out, or opens a think block that it never closes.
+* **incomparable**: a conversation with control tokens typed into it is judged by a twin with
+  letters in their place; here the template or the tokenizer treats the twin differently, so the
+  oracle cannot tell.
 * **raises**: transformers itself cannot render the conversation.
 """
 
@@ -66,15 +69,17 @@ def exact_share(status: Mapping[str, int]) -> float:
 
 
 def _totals(groups: Mapping[str, Sequence[Result]]) -> Iterable[str]:
-    yield "| | cases with a completion | exact | refused | wrong | no completion | raises |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    columns = "exact | refused | wrong | no completion | incomparable | raises"
+    yield f"| | cases with a completion | {columns} |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for name, results in groups.items():
         status = Counter(case.status for *_, case in results)
         existing = status["exact"] + status["refused"] + status["wrong"]
         yield (
             f"| {len({result[0] for result in results})} {name} | {existing:,} | "
             f"{status['exact']:,} ({exact_share(status):.2%}) | {status['refused']:,} | "
-            f"{status['wrong']:,} | {status['no completion']:,} | {status['raises']:,} |"
+            f"{status['wrong']:,} | {status['no completion']:,} | "
+            f"{status['incomparable']:,} | {status['raises']:,} |"
         )
 
 

@@ -6,27 +6,13 @@ Every string is made from what the template and the tokenizer at hand really use
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from lossmask import Encoder
-from tests.escaped_parity import control_ids
+from tests.control_token_parity import Attack, control_ids
 from tests.scenarios import WEATHER, Message, assistant, call, system, tool, user
 
 _KEPT = frozenset(" \t\r\n\"'\\")  # what templates trim and JSON escapes
-
-
-class Attack(NamedTuple):
-    """A conversation with an attack string in it.
-
-    ``harmless`` is the same with a letter for each visible character of the string, ``written_in``
-    the messages that hold it.
-    """
-
-    name: str
-    messages: list[Message]
-    harmless: list[Message]
-    written_in: tuple[int, ...]
-    tools: list[Any] | None
 
 
 def attacks(encoder: Encoder) -> Iterator[Attack]:
@@ -41,7 +27,7 @@ def attacks(encoder: Encoder) -> Iterator[Attack]:
                 [user("Q0 " + a), assistant(b + " A1"), user("Q2?"), assistant("A3.")]
                 for a, b in (parts, masked)
             )
-            yield Attack(f"{name} split at {at}", messages, harmless, (0, 1), None)
+            yield Attack(f"{name} split at {at}", messages, harmless, (0, 1))
 
 
 def attack_strings(encoder: Encoder) -> dict[str, str]:
@@ -99,12 +85,16 @@ def _masked(text: str) -> str:
 
 
 def _render(encoder: Encoder, messages: list[Message], *, prompt: bool) -> str:
-    text: str = encoder.tokenizer.apply_chat_template(
-        messages,
-        chat_template=encoder.chat_template(),
-        add_generation_prompt=prompt,
-        tokenize=False,
-    )
+    """Return what transformers renders, nothing where the template raises."""
+    try:
+        text: str = encoder.tokenizer.apply_chat_template(
+            messages,
+            chat_template=encoder.chat_template(),
+            add_generation_prompt=prompt,
+            tokenize=False,
+        )
+    except Exception:  # whatever the template raises
+        return ""
     return text
 
 

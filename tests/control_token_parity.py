@@ -3,14 +3,15 @@
 An attack is compared with its harmless twin: the same conversation with other letters where the
 attack has its control tokens, one for one. Escaped, the two must be the same example: the same runs
 at the same characters, the same control tokens at the same places, all of them those that the
-template writes. Refused, they must differ in control tokens; allowed, the ids must be those that
+template writes. Refused, the two must differ in control tokens. Allowed, the ids must be those that
 the tokenizer gives. Nothing here asks lossmask who wrote a character.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,18 @@ from lossmask import Encoder, Example, LossmaskError, Policy
 from tests.parity import Case, Oracle, Wrong, check
 from tests.scenarios import Message
 
-Tools = list[Any] | None
+
+class Attack(NamedTuple):
+    """A conversation with control tokens as text, in the messages ``written_in``.
+
+    ``harmless`` is the same with another letter for each character of theirs.
+    """
+
+    name: str
+    messages: list[Message]
+    harmless: list[Message]
+    written_in: tuple[int, ...]
+    tools: list[Any] | None = None
 
 
 class Encoders(NamedTuple):
@@ -31,105 +43,79 @@ class Encoders(NamedTuple):
     allow: Encoder
 
 
-def encoders(tokenizer: PreTrainedTokenizerBase, chat_template: str) -> Encoders:
+def encoders(
+    tokenizer: PreTrainedTokenizerBase, template: str, stops: Sequence[str] = ()
+) -> Encoders:
     """Return encoders that differ in what they do with control tokens."""
+    policies = [Policy(control_tokens=name) for name in ("error", "escape", "allow")]
     return Encoders(
-        Encoder(tokenizer, Policy(control_tokens="error"), chat_template=chat_template),
-        Encoder(tokenizer, Policy(control_tokens="escape"), chat_template=chat_template),
-        Encoder(tokenizer, Policy(control_tokens="allow"), chat_template=chat_template),
+        *(Encoder(tokenizer, p, chat_template=template, stop_tokens=stops) for p in policies)
     )
 
 
-def check_escaped(
-    encoders: Encoders, attack: list[Message], harmless: list[Message], tools: Tools = None
-) -> Case:
-    """Encode an attack with ``control_tokens="escape"`` and hold it against its harmless twin.
+def control_ids(encoder: Encoder) -> set[int]:
+    """Return the ids of tokens flagged special and of stop tokens that are added tokens."""
+    named = set(encoder.tokenizer.all_special_tokens)
+    return {
+        token_id
+        for token_id, token in encoder.tokenizer.added_tokens_decoder.items()
+        if token.special or token_id in encoder.stop_ids or str(token) in named
+    }
 
-    Args:
-        encoders: For the policies.
-        attack: A conversation that holds control tokens as text.
-        harmless: The same with other characters for some, one for one.
-        tools: Tool schemas.
+
+def check_escaped(encoders: Encoders, attack: Attack) -> Case:
+    """Encode an attack with ``control_tokens="escape"`` and hold it against its harmless twin.
 
     Returns:
         ``exact`` with the detail ``every id``, or ``control ids`` where the tokenizer leaves the
         oracle with those and the text that all spell; ``refused``; ``wrong``; or ``incomparable``
         where the template does not treat the two alike.
     """
-    plain = encoders.error
-    base = check(plain, harmless, tools)
-    if base.status != "exact":
-        return base._replace(status="incomparable")
+    base = check(encoders.error, attack.harmless, attack.tools)
+    shown = _renderings(encoders.error, attack)
+    if base.status != "exact" or any(len(text) != len(twin) for twin, text in shown.items()):
+        return Case("incomparable", base.detail)
     try:
-        shown = _renderings(Oracle(plain, attack, tools), Oracle(plain, harmless, tools))
-    except Exception as error:  # whatever the template raises
-        return Case("incomparable", f"{type(error).__name__}: {error}")
-    if any(len(text) != len(twin) for twin, text in shown.items()):
-        return Case("incomparable", "the template does not show both in the same length")
-    try:
-        examples = encoders.escape.encode(attack, tools)
+        examples = encoders.escape.encode(attack.messages, attack.tools)
     except LossmaskError as error:
         return Case("refused", f"{error.reason}: {error}")
+    twins = encoders.error.encode(attack.harmless, attack.tools)
+    if _straddles(examples) != _straddles(twins):
+        return Case("incomparable", "a token spans the end of a prompt in one of them")
     try:
-        expected = plain.encode(harmless, tools)
-        if _straddles(examples) != _straddles(expected):
-            return Case("incomparable", "a token spans the end of a prompt in one of them")
-        _require(len(examples) == len(expected), f"{len(examples)} examples")
-        details = {
-            _Pair(plain, example, twin).check(shown)
-            for example, twin in zip(examples, expected, strict=True)
-        }
+        _require(len(examples) == len(twins), f"{len(examples)} examples, not {len(twins)}")
+        pairs = zip(examples, twins, strict=True)
+        details = {_Pair(encoders.error, *pair).check(shown) for pair in pairs}
     except Wrong as error:
         return Case("wrong", str(error))
     return Case("exact", min(details))
-
-
-def control_ids(encoder: Encoder) -> set[int]:
-    """Return the ids of tokens flagged special and of stop tokens that are added tokens."""
-    tokenizer = encoder.tokenizer
-    named = set(tokenizer.all_special_tokens)
-    return {
-        token_id
-        for token_id, token in tokenizer.added_tokens_decoder.items()
-        if token.special or token_id in encoder.stop_ids or str(token) in named
-    }
-
-
-def _renderings(attack: Oracle, harmless: Oracle) -> dict[str, str]:
-    """Return what transformers renders of the harmless twin -> of the attack."""
-    count = len(attack.messages)
-    keys = [(count, False), *((n, prompt) for n in attack.trained for prompt in (True,) if n)]
-    keys += [(n + 1, False) for n in attack.trained]
-    return {harmless.render(n, prompt=p): attack.render(n, prompt=p) for n, p in keys}
 
 
 def check_refused(encoders: Encoders, attack: Attack) -> Case:
     """Encode an attack with ``control_tokens="error"``.
 
     Returns:
-        ``exact`` if it was refused and the error names message and token, or if it was encoded and
-        has no other control tokens than its harmless twin (its text is not shown); ``refused`` for
-        another reason; ``wrong``; or ``incomparable``.
+        ``exact`` if it was refused rightly and the error names message and token, or was encoded
+        rightly, having no other control tokens than its twin; ``refused`` for another reason;
+        ``wrong``; or ``incomparable``.
     """
     encoder = encoders.error
-    try:
-        shown = attack.renderings(encoder)
-    except Exception as error:  # whatever the template raises
-        return Case("incomparable", f"{type(error).__name__}: {error}")
-    twins = {text: twin for twin, text in shown.items()}
+    shown = _renderings(encoder, attack)
+    injected = {text for twin, text in shown.items() if _differ(encoder, text, twin)}
     try:
         examples = encoder.encode(attack.messages, attack.tools)
     except LossmaskError as error:
         if error.reason != "control_token_in_content":
             return Case("refused", f"{error.reason}: {error}")
-        injected = [t for t, twin in twins.items() if _differ(encoder, t, twin)]
-        names = [name for name in _names(encoder) if repr(name) in str(error)]
-        is_named = error.message_index in attack.written_in and bool(names)
-        return Case("exact" if injected and is_named else "wrong", str(error))
-    if any(example.text not in twins for example in examples):
+        names = encoder.tokenizer.convert_ids_to_tokens(sorted(control_ids(encoder)))
+        is_named = error.message_index in attack.written_in and any(
+            repr(name) in error.detail for name in names
+        )
+        return Case("exact" if injected and is_named else "wrong", f"refused: {error}")
+    texts = {example.text for example in examples}
+    if not texts <= set(shown.values()):
         return Case("incomparable", "the example is not a rendering")
-    wrong = [e.text for e in examples if _differ(encoder, e.text, twins[e.text])]
-    return Case("wrong", f"accepted: {wrong}") if wrong else Case("exact", "nothing injected")
+    return Case("wrong" if texts & injected else "exact", "accepted")
 
 
 def check_allowed(encoders: Encoders, attack: Attack) -> Case:
@@ -137,37 +123,59 @@ def check_allowed(encoders: Encoders, attack: Attack) -> Case:
 
     Returns:
         ``exact`` if the ids are those that the tokenizer gives for the text and no answer is
-        trained beyond a stop token; ``refused``; or ``wrong``.
+        trained beyond a stop token; ``refused``, for a stop token only if an answer holds it; or
+        ``wrong``.
     """
     encoder = encoders.allow
     try:
         examples = encoder.encode(attack.messages, attack.tools)
     except LossmaskError as error:
-        return Case("refused", f"{error.reason}: {error}")
+        is_answer = error.message_index in attack.written_in and any(
+            attack.messages[index]["role"] == "assistant" for index in attack.written_in
+        )
+        status = "refused" if is_answer or error.reason != "stop_inside" else "wrong"
+        return Case(status, f"{error.reason}: {error}")
     for example in examples:
-        ids = encoder.tokenizer(example.text, add_special_tokens=False, verbose=False)["input_ids"]
-        if not _straddles([example]) and ids != example.input_ids.tolist():
-            return Case("wrong", f"{example.input_ids.tolist()} instead of {ids}")
+        if not _straddles([example]):
+            ids = _ids(encoder.tokenizer, example.text)
+            if ids != example.input_ids.tolist():
+                return Case("wrong", f"{example.input_ids.tolist()} instead of {ids}")
         for span in example.spans:
             run = example.input_ids[span.token_start : span.token_end].tolist()
-            texts = [t for t in encoder.tokenizer.convert_ids_to_tokens(run)]
             ends = [k for k, token_id in enumerate(run) if token_id in encoder.stop_ids]
             if ends and ends != list(range(ends[0], len(run))):
-                return Case("wrong", f"trained beyond a stop token: {texts}")
+                return Case("wrong", f"{example.text[span.start : span.end]!r} goes on at a stop")
     return Case("exact")
+
+
+def _renderings(encoder: Encoder, attack: Attack) -> dict[str, str]:
+    """Return what transformers renders of the harmless twin -> of the attack."""
+    oracle = Oracle(encoder, attack.messages, attack.tools)
+    twin = Oracle(encoder, attack.harmless, attack.tools)
+    keys = {(len(oracle.messages), False)}
+    keys.update((n + 1 - prompt, bool(prompt)) for n in oracle.trained for prompt in (0, 1))
+    found = {}
+    for count, prompt in sorted(keys):
+        try:
+            found[twin.render(count, prompt=prompt)] = oracle.render(count, prompt=prompt)
+        except Exception:  # whatever the template raises: it shows nothing then
+            continue
+    return found
 
 
 def _differ(encoder: Encoder, text: str, twin: str) -> bool:
     """Return whether the tokenizer finds other control tokens in two texts."""
     control = control_ids(encoder)
-    found = encoder.tokenizer([text, twin], add_special_tokens=False, verbose=False)["input_ids"]
-    ids, twin_ids = ([i for i in each if i in control] for each in found)
+    ids, twin_ids = (
+        [i for i in _ids(encoder.tokenizer, each) if i in control] for each in (text, twin)
+    )
     return ids != twin_ids
 
 
-def _names(encoder: Encoder) -> list[str]:
-    names: list[str] = encoder.tokenizer.convert_ids_to_tokens(sorted(control_ids(encoder)))
-    return names
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str, **options: bool) -> list[int]:
+    encoded = tokenizer(text, add_special_tokens=False, verbose=False, **options)
+    ids: list[int] = encoded["input_ids"]
+    return ids
 
 
 def _straddles(examples: Sequence[Example]) -> set[int]:
@@ -199,98 +207,77 @@ class _Pair:
         found, expected = (
             [i for i in each.input_ids.tolist() if i in self.control] for each in (example, twin)
         )
-        names = self.tokenizer.convert_ids_to_tokens(found)
-        _require(found == expected, f"the control tokens of {example.text!r} are {names}")
+        _require(found == expected, f"{self._names(found)} in {example.text!r}")
         self._check_spelling()
         return self._check_every_id()
 
     def _check_text(self, shown: dict[str, str]) -> None:
+        """Require what transformers renders, as a whole and before each supervised run."""
         text, twin = self.example.text, self.twin.text
         _require(len(text) == len(twin), "the texts differ in length")
         if twin in shown:
             _require(text == shown[twin], "the text is not what transformers renders")
         for span in self.example.spans:
-            for rendered_twin, rendered in shown.items():
-                if twin[: span.start] == rendered_twin:
-                    _require(text[: span.start] == rendered, "the prompt is not the rendered one")
+            prompt = shown.get(twin[: span.start], text[: span.start])
+            _require(text[: span.start] == prompt, "the prompt is not what transformers renders")
 
     def _check_spelling(self) -> None:
-        """Require that ids spell the text run by run; white space may be swallowed or added."""
-        edges = [0]
+        """Require that the ids spell the text run by run, but for white space."""
+        edges = [(0, 0)]
         for span in self.example.spans:
-            edges += [span.token_start, span.token_end]
+            edges += [(span.token_start, span.start), (span.token_end, span.end)]
+        edges.append((len(self.example), len(self.example.text)))
         ids = self.example.input_ids.tolist()
-        for start, end in zip(edges, [*edges[1:], len(ids)], strict=True):
+        for (start, a), (end, b) in itertools.pairwise(edges):
             spelled = self.tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False)
-            a, b = self._characters(start), self._characters(end)
             written = self.example.text[a:b]
             _require(
                 "".join(spelled.split()) == "".join(written.split()),
                 f"the ids spell {spelled!r}, not {written!r}",
             )
 
-    def _characters(self, position: int) -> int:
-        for span in self.example.spans:
-            if position in (span.token_start, span.token_end):
-                return span.start if position == span.token_start else span.end
-        return 0 if position == 0 else len(self.example.text)
-
     def _check_every_id(self) -> str:
         """Compare with text tokenized piece by piece, where that gives the ids of the twin."""
-        cuts = [s.start for s in self.example.spans if self._is_apart(s.message_index)]
-        for rule in (self._piece, self._sentencepiece):
-            if self._by_pieces(self.twin.text, cuts, rule) == self.twin.input_ids.tolist():
-                ids = self._by_pieces(self.example.text, cuts, rule)
-                _require(
-                    ids == self.example.input_ids.tolist(),
-                    f"the tokens are {self._names(self.example.input_ids.tolist())}, not "
-                    f"{self._names(ids)}",
-                )
+        apart = _straddles([self.example])
+        cuts = [span.start for span in self.example.spans if span.message_index in apart]
+        actual = self.example.input_ids.tolist()
+        for has_dummy_space in (False, True):
+            twin = self._by_pieces(self.twin.text, cuts, has_dummy_space)
+            if twin == self.twin.input_ids.tolist():
+                ids = self._by_pieces(self.example.text, cuts, has_dummy_space)
+                _require(ids == actual, f"{self._names(actual)}, not {self._names(ids)}")
                 return "every id"
         return "control ids"
-
-    def _is_apart(self, index: int) -> bool:
-        kinds = {(f.kind, f.message_index) for f in self.example.findings}
-        return ("boundary_straddle", index) in kinds
 
     def _names(self, ids: Sequence[int]) -> list[str]:
         names: list[str] = self.tokenizer.convert_ids_to_tokens(list(ids))
         return names
 
-    def _by_pieces(self, text: str, cuts: Sequence[int], rule: Any) -> list[int]:
+    def _by_pieces(self, text: str, cuts: Sequence[int], has_dummy_space: bool) -> list[int]:
         """Tokenize what lies between the template's control tokens, each piece on its own."""
+        names = {str(self.added[i]): i for i in self.control}
+        longest_first = sorted(names, key=len, reverse=True)
+        found = re.finditer("|".join(map(re.escape, longest_first)), self.twin.text)
+        borders: list[tuple[int, int, list[int]]] = [
+            *((match.start(), match.end(), [names[match.group()]]) for match in found),
+            *((cut, cut, []) for cut in cuts),
+            (len(text), len(text), []),
+        ]
         ids: list[int] = []
-        at = 0
-        swallows = False
-        for start, end, control in [*self._control_of_twin(cuts), (len(text), len(text), None)]:
-            piece = text[at:start].lstrip() if swallows else text[at:start]
-            ids += rule(piece, first=at == 0)
-            if control is not None:
-                ids.append(control)
-                swallows = self.added[control].rstrip
+        at, is_swallowed = 0, False
+        for start, end, control in sorted(borders):
+            piece = text[at:start].lstrip() if is_swallowed else text[at:start]
+            ids += self._piece(piece, behind_newline=has_dummy_space and at > 0) + control
+            is_swallowed = any(self.added[i].rstrip for i in control)
             at = end
         return ids
 
-    def _control_of_twin(self, cuts: Sequence[int]) -> Iterator[tuple[int, int, int | None]]:
-        texts = {str(self.added[i]): i for i in self.control}
-        longest_first = sorted(texts, key=len, reverse=True)
-        pattern = re.compile("|".join(map(re.escape, longest_first)))
-        found = [(m.start(), m.end(), texts[m.group()]) for m in pattern.finditer(self.twin.text)]
-        yield from sorted([*found, *((cut, cut, None) for cut in cuts)])
-
-    def _piece(self, text: str, *, first: bool) -> list[int]:
-        encoded = self.tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )
-        ids: list[int] = encoded["input_ids"]
-        return ids
-
-    def _sentencepiece(self, text: str, *, first: bool) -> list[int]:
-        """Tokenize without the dummy space that SentencePiece puts before text."""
-        if first or not text:
-            return self._piece(text, first=True)
-        anchor = self._piece("\n", first=True)
-        return self._piece("\n" + text, first=True)[len(anchor) :]
+    def _piece(self, text: str, *, behind_newline: bool) -> list[int]:
+        """Tokenize plain text; behind a newline, SentencePiece puts no dummy space before it."""
+        if not behind_newline or not text:
+            return _ids(self.tokenizer, text, split_special_tokens=True)
+        anchor = _ids(self.tokenizer, "\n")
+        return _ids(self.tokenizer, "\n" + text, split_special_tokens=True)[len(anchor) :]
 
 
 def _require(holds: bool, detail: str) -> None:

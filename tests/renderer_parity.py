@@ -73,9 +73,7 @@ def _check_examples(
     spans = [span.message_index for example in examples for span in example.spans]
     _require(sorted([*spans, *left_out]) == trained, f"trained turns {spans}, not {trained}")
     for index in left_out:
-        _require(
-            not _can_prompt(library, messages[:index], tools), f"message {index} was left out"
-        )
+        _require(not _can_prompt(library, messages[:index], tools), f"message {index} was left out")
     for example in examples:
         _check_arrays(example, library)
         for span in example.spans:
@@ -144,7 +142,8 @@ def _check_span(
         )
         return
     kinds = {finding.kind for finding in example.findings if finding.message_index == index}
-    _require("context_differs" in kinds, f"message {index}: the context differs, unsaid")
+    said = kinds & {"context_differs", "boundary_straddle"}
+    _require(bool(said), f"message {index}: the full ids do not begin with the prompt's, unsaid")
     ends = [k for k in range(len(full)) if full[k : k + len(generated)] == generated]
     _require(bool(ends), f"message {index}: {library.spell(generated)!r} is not in the full ids")
 

@@ -170,17 +170,15 @@ def scenarios_of(template: str) -> list[Scenario]:
 
 def _own_literals(template: str) -> list[Scenario]:
     pieces = _literals(template)
-    middle = " ".join(pieces)
-    conversations = [
+    if not pieces:
+        return []
+    first, last, middle = pieces[0], pieces[-1], " ".join(pieces)
+    return [
         Scenario("own-literals-user", _asked_and_answered(f"Q0 {middle} go", "A1 went.")),
         Scenario("own-literals-answer", _asked_and_answered("Q0 go?", f"A1 {middle} went.")),
+        Scenario("own-literal-ends-first", _asked_and_answered(f"Q0 {first}", f"A1 {first}")),
+        Scenario("own-literal-ends-last", _asked_and_answered(f"Q0 {last}", f"A1 {last}")),
     ]
-    conversations += [
-        Scenario(f"own-literal-ends-{name}", _asked_and_answered(f"Q0 {piece}", f"A1 {piece}"))
-        for name, piece in (("first", pieces[0]), ("last", pieces[-1]))
-        if pieces
-    ]
-    return conversations if pieces else []
 
 
 def _asked_and_answered(question: str, answer: str) -> list[Message]:

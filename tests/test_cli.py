@@ -312,6 +312,47 @@ def test_a_hostile_row_is_rejected_and_the_others_are_kept(
     assert (record["line"], record["original"]) == (2, row)
 
 
+HUNGRY = "{% for m in messages %}{{ m.content }}{{ 'a' * 10**10 * messages|length }}{% endfor %}"
+
+
+def test_show_of_a_row_at_which_the_template_eats_memory_says_so(
+    lossmask: Command, tmp_path: Path
+) -> None:
+    template = tmp_path / "hungry.jinja"
+    template.write_text(HUNGRY)
+    data = write(tmp_path / "a", GOOD)
+    options: list[str | Path] = ["-t", TOKENIZER, "--chat-template", template]
+    result = lossmask("show", data, *options, "--max-memory", "0.5")
+    assert result.code == 1
+    assert f"{data}:1: template_limits" in result.out
+    assert (
+        "it takes more than 0.5 GiB of memory: the chat template blows it up, or it is very "
+        in (" ".join(result.out.split()))
+    )
+    assert result.err == ""
+
+
+def test_a_template_that_always_eats_memory_is_one_line(lossmask: Command, tmp_path: Path) -> None:
+    template = tmp_path / "hungry.jinja"
+    template.write_text(HUNGRY)
+    data = write(tmp_path / "good.jsonl", GOOD, "{broken", GOOD, GOOD)
+    changes: dict[str, str | Path] = {"data": data, "chat_template": template, "max_memory": "0.5"}
+    result = lossmask(*arguments(tmp_path, **changes))
+    words = " ".join(result.err.split())
+    assert result.code == 1
+    assert "error (template_limits): 3 rows reach the limits of what one row may cost" in words
+    assert f"Of {data}:4: it takes more than 0.5 GiB of memory" in words
+    assert "Traceback" not in words
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["prepare", "show"])
+def test_help_names_the_limits_and_their_defaults(lossmask: Command, command: str) -> None:
+    text = lossmask(command, "--help").out
+    assert re.search(r"--max-seconds .*\[default: 60\]", text)
+    assert re.search(r"--max-memory .*\[default: 4\]", text)
+
+
 def arguments(tmp_path: Path, **changes: str | Path) -> list[str | Path]:
     """Return a ``prepare`` command line that works, with changes."""
     values: dict[str, str | Path] = {

@@ -61,6 +61,15 @@ def test_train_and_weight_set_the_weight_of_a_message(keys: dict[str, Any], weig
     assert conversation.trained == ((1, 2) if weight else (2,))
 
 
+def _deep(levels: int) -> Any:
+    return [_deep(levels - 1)] if levels else "bottom"
+
+
+def test_lists_may_lie_a_hundred_deep_inside_each_other() -> None:
+    message = user([_deep(97)])
+    assert read_conversation([message, assistant("a")], [{"a": _deep(98)}]).messages[0] == message
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_every_known_role_is_read(role: str) -> None:
     conversation = read_conversation([{"role": role, "content": "x"}, assistant("a")])
@@ -169,6 +178,15 @@ def test_tools_are_a_list_or_the_same_as_json(tools: object, kept: object) -> No
             0,
             "'weight' must be 0 or a positive number of float32, got float nan",
         ),
+        ([user("q") | {7: "x"}], "bad_conversation", 0, "every key of a message must be a string"),
+        ([user([_deep(99)])], "bad_conversation", 0, "more than 100 deep inside each other"),
+        ([{"role": _deep(99)}], "unknown_role", 0, "unknown role [[[[[[[...]]]]]]]; known: "),
+        (
+            [assistant("a", train=10**5000)],
+            "bad_conversation",
+            0,
+            "got a number of too many digits",
+        ),
         (
             [assistant("a", train=True, weight=0)],
             "bad_conversation",
@@ -193,6 +211,9 @@ def test_what_cannot_be_used_is_named(
         ([1], "'tools' must be a list of objects, got a list"),
         ('"x"', "'tools' must be a list of objects, got a string"),
         ('{"a": 1}', "'tools' must be a list of objects, got an object"),
+        ([{"a": b"x"}], "'tools' holds something that is not JSON: Object of type bytes"),
+        ([{"a": 10**5000}], "'tools' holds something that is not JSON: Exceeds the limit"),
+        ([{"a": _deep(99)}], "'tools': lists and objects lie more than 100 deep"),
     ],
 )
 def test_tools_that_cannot_be_used_are_named(tools: object, detail: str) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from lossmask import Encoder, InputError, PreparedDataError
 from lossmask import preparing as preparing_module
+from lossmask.confinement import Limits
 from lossmask.embedded import DEMO_MODEL
 from lossmask.preparing import EncoderSource, prepare
 from tests import corpus
@@ -130,10 +131,76 @@ def test_overwrite_never_removes_files_of_others(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
 
 
-def test_files_without_rows_are_an_error(tmp_path: Path) -> None:
+def test_a_folder_with_files_of_others_loses_nothing(tmp_path: Path) -> None:
+    data = write(tmp_path / "data.jsonl", [good(0)])
+    prepare([data], SOURCE, tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    before = digests(tmp_path / "out")
+    write(data, [good(1)])
+    with pytest.raises(PreparedDataError, match=r"did not write \(notes.txt\)"):
+        prepare([data], SOURCE, tmp_path / "out", overwrite=True)
+    assert digests(tmp_path / "out") == before
+
+
+def test_other_limits_are_another_run(tmp_path: Path) -> None:
+    data = write(tmp_path / "data.jsonl", [good(0)])
+    prepare([data], SOURCE, tmp_path / "out", limits=Limits(60, 4))
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["limits"] == {"seconds": 60, "gibibytes": 4}
+    prepare([data], SOURCE, tmp_path / "out")
+    with pytest.raises(PreparedDataError, match="policy and limits: choose another folder"):
+        prepare([data], SOURCE, tmp_path / "out", limits=Limits(60, 5))
+
+
+def test_files_without_rows_are_an_error_and_replace_nothing(tmp_path: Path) -> None:
     data = write(tmp_path / "data.jsonl", ["", ""])
     with pytest.raises(InputError, match="no rows in"):
         prepare([data], SOURCE, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    prepare([write(tmp_path / "other.jsonl", [good(0)])], SOURCE, tmp_path / "out")
+    before = digests(tmp_path / "out")
+    with pytest.raises(InputError, match="no rows in"):
+        prepare([data], SOURCE, tmp_path / "out", overwrite=True)
+    assert digests(tmp_path / "out") == before
+
+
+def test_progress_ends_at_the_size_of_the_rows(tmp_path: Path) -> None:
+    data = write(tmp_path / "data.jsonl", [good(0), "{", good(2)])
+    told: list[int] = []
+    prepare([data], SOURCE, tmp_path / "out", progress=told.append)
+    assert sum(told) == data.stat().st_size
+    prepare([data], SOURCE, tmp_path / "out", progress=told.append)
+    assert sum(told) == 2 * data.stat().st_size
+
+
+@pytest.mark.slow
+def test_an_interrupt_from_the_keyboard_ends_a_row_that_hangs(tmp_path: Path) -> None:
+    data = write(tmp_path / "data.jsonl", [good(0), {"messages": [user("x"), assistant("y")]}])
+    template = tmp_path / "hangs.jinja"
+    template.write_text(
+        "{% for m in messages %}{% if m.content == 'x' %}{% for a in range(99999) %}"
+        "{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}{{ m.content }}<|im_end|>"
+        "{% endfor %}"
+    )
+    command = [sys.executable, "-m", "lossmask.cli", "prepare", str(data), "-t", str(DEMO_MODEL)]
+    run = subprocess.Popen(
+        [*command, "-o", str(tmp_path / "out"), "--chat-template", str(template)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while run.poll() is None and not (tmp_path / "out" / "unfinished" / "fingerprint").exists():
+        time.sleep(0.01)
+    time.sleep(1)
+    os.killpg(run.pid, signal.SIGINT)
+    started = time.monotonic()
+    out, err = run.communicate()
+    assert time.monotonic() - started < 20  # it may take a minute and more of processor time
+    assert run.returncode not in (0, None)
+    assert "Traceback" not in out + err
+    with pytest.raises(ProcessLookupError):
+        os.killpg(run.pid, 0)
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lossmask import proof
 from lossmask.embedded import DEMO_MODEL
-from lossmask.errors import LossmaskError, ParityError, TemplateError
+from lossmask.errors import ParityError, TemplateError
 from lossmask.perturbation import Observation
 from lossmask.probes import PROBES
 from lossmask.proof import Proof, compare, prove, prove_once, prove_template
@@ -28,8 +26,51 @@ from tests.scenarios import SCENARIOS, Message, Scenario, assistant, user
 
 EVERY = 40  # every n-th corpus template in the default run; the slow run takes all
 
-UNTOLD = {"content/type", "content"}  # fields whose value templates look at: kinds of parts, blank text
-"""Fields of the strings that perturbation may leave undetermined, beside keys and ids."""
+EXPRESSIONS = """
+x | upper | lower | capitalize
+x | title ~ y.swapcase()
+x | trim ~ x.strip('.') ~ x.lstrip() ~ x.rstrip()
+x | replace('i', '') ~ x.replace(' ', '') ~ x.replace('.', y)
+x | tojson ~ x | tojson(ensure_ascii=true)
+{x: [y, 1], 'n': none} | tojson(indent=2, sort_keys=true)
+{'a': x, 'b': (y, x)} ~ [x, [y]] | string
+[x, y] | join(x[0]) ~ x.join(['a', y])
+[y, x] | sort | join ~ [y, x] | unique | join ~ ([x] + [y]) | last
+x.split(' ') | map('upper') | join('_') ~ x | list | join
+x.rsplit(' ', 1)[0] ~ x.partition(' ') | join ~ x.splitlines() | join('/')
+x[2:5] ~ x[::-1] ~ x[-1] ~ 2 * x ~ x[:3]
+'%s and %-30s' % (x, y) ~ '%s' | format(x)
+'{} {:>30}'.format(x, y)
+'{a}{b}'.format(a=x, b=y) ~ '{}'.format(x)
+x | e ~ (x | safe) ~ '<'
+x | indent(2) ~ x | center(40) ~ x.ljust(40) ~ x.zfill(40)
+x | wordwrap(5) ~ y | truncate(6) ~ x | striptags
+dict(a=x) | tojson ~ namespace(a=y).a ~ {'a': x}.items() | list
+messages | map(attribute='content') | join(' / ') ~ messages | tojson
+(x ~ y)[3:9] ~ (x ~ y) | upper ~ (x ~ y).split('.') | join
+x | default(y) ~ '' | default(y, true) ~ (x or y) ~ (y if x else x)
+"""
+"""Jinja expressions over the texts x and y of a user and an assistant."""
+
+STATEMENTS = """
+{% for c in x %}{{ c }}{{ loop.nextitem }}-{% endfor %}
+{% filter upper %}a{{ x }}b{% filter trim %} {{ y }} {% endfilter %}{% endfilter %}
+{% set z | trim %} {{ x }} {% endset %}{{ z[1:] }}{{ z | length }}
+{% set n = namespace(t='') %}{% for c in x %}{% set n.t = c ~ n.t %}{% endfor %}{{ n.t }}
+{% macro f(a, b='z') %}<{{ a }}{{ b }}>{% endmacro %}{{ f(x) | upper }}{{ f(b=x, a=y)[2:] }}
+{% macro f() %}({{ caller(x) }}){% endmacro %}{% call(v) f() %}{{ v }}{{ y }}{% endcall %}
+{% for k, v in {'b': x, x: y} | dictsort %}{{ k }}={{ v }};{% endfor %}
+{% generation %}{% set z = x %}{{ z }}{% endgeneration %}{{ y }}
+{% set a, b = x.split(' ', 1) %}{{ b }}{{ a }}{% with z = x ~ y %}{{ z[3:7] }}{% endwith %}
+{% for m in messages | reverse %}{{ m }}{% endfor %}
+"""
+
+LOST = ["x | int", "x | float", "'{0!r}'.format(x)", "x.format()"]
+"""Expressions whose result the trace takes for the template's own text."""
+
+
+def _lines(text: str) -> list[str]:
+    return text.strip().split("\n")
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +79,10 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LOSSMASK_CACHE", str(tmp_path))
     monkeypatch.setattr(proof, "_proven", {})
-    yield tmp_path / "proofs"
+    return tmp_path / "proofs"
 
 
 def derived(
@@ -119,7 +160,9 @@ def test_a_coarse_origin_passes_where_anything_of_it_moved(
     compare(replace(traced, origins=origins), observed)
     origins = traced.origins.copy()
     origins[: traced.text.index("Hello")] = (1 << 32) | COARSE
-    with pytest.raises(ParityError, match="the trace says it is somewhere in 'content' of message 1"):
+    with pytest.raises(
+        ParityError, match="the trace says it is somewhere in 'content' of message 1"
+    ):
         compare(replace(traced, origins=origins), observed)
 
 
@@ -138,7 +181,7 @@ def test_own_templates_are_traced_as_perturbation_sees_them(
 ) -> None:
     template = ChatTemplate(tokenizer, FIXTURE_TEMPLATES[name])
     compared, untold = _prove_all(template, SCENARIOS)
-    assert compared > len(SCENARIOS)
+    assert compared > 0.8 * len(SCENARIOS)
     assert not untold
 
 
@@ -155,7 +198,9 @@ def test_probes_that_a_template_refuses_are_skipped(tokenizer: PreTrainedTokeniz
     refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
     blends = "{{ (messages[0].content ~ messages[1].content) | wordwrap(1) }}"
     with_system = sum(probe.messages[0]["role"] == "system" for probe in PROBES)
-    proven = prove_template(ChatTemplate(tokenizer, refuses + FIXTURE_TEMPLATES["macro and set block"]))
+    proven = prove_template(
+        ChatTemplate(tokenizer, refuses + FIXTURE_TEMPLATES["macro and set block"])
+    )
     assert (proven.rendered, proven.skipped) == (2 * (len(PROBES) - with_system), 2 * with_system)
     assert prove_template(ChatTemplate(tokenizer, blends)).rendered == 0
 
@@ -259,6 +304,27 @@ def test_proofs_lie_where_the_environment_says(
     assert proof._folder() == Path(expected)
 
 
+TEXTS = [("Hi bob. Ho 10!", "See you <there> & 'then'."), ('Straße ﬁ\n\t"q" \\ é', "a b c")]
+
+
+@pytest.mark.parametrize("texts", TEXTS, ids=["ASCII", "escapes"])
+@pytest.mark.parametrize(
+    "source", [*(f"{{{{ {e} }}}}" for e in _lines(EXPRESSIONS)), *_lines(STATEMENTS)]
+)
+def test_no_operation_loses_or_invents_an_origin(
+    tokenizer: PreTrainedTokenizerBase, source: str, texts: tuple[str, str]
+) -> None:
+    assert _prove_source(tokenizer, source, *texts).moved.any()
+
+
+@pytest.mark.xfail(strict=True, raises=ParityError, reason="the trace loses these origins")
+@pytest.mark.parametrize("expression", LOST)
+def test_an_operation_that_loses_an_origin_is_noticed(
+    tokenizer: PreTrainedTokenizerBase, expression: str
+) -> None:
+    assert _prove_source(tokenizer, f"{{{{ {expression} }}}}", "42", "").moved.any()
+
+
 @corpus.needs_corpus
 @pytest.mark.parametrize("name", corpus.template_names()[::EVERY])
 def test_published_templates_are_traced_as_perturbation_sees_them(name: str) -> None:
@@ -285,19 +351,21 @@ def test_all_published_templates_are_traced_as_perturbation_sees_them() -> None:
     ...
 
 
+def _prove_source(tokenizer: PreTrainedTokenizerBase, source: str, x: str, y: str) -> Observation:
+    names = "{% set x = messages[0].content %}{% set y = messages[1].content %}"
+    return prove(ChatTemplate(tokenizer, names + source), [user(x), assistant(y)])
+
+
 def _prove_all(template: ChatTemplate, scenarios: list[Scenario]) -> tuple[int, Counter[str]]:
     """Prove what the template renders of these; count it, and the values that were not told."""
     compared, untold = 0, Counter[str]()
     for scenario in scenarios:
-        messages = [{k: v for k, v in m.items() if k not in ("train", "weight")} for m in scenario.messages]
         try:
-            observed = prove(template, messages, tools=scenario.tools)
+            observed = prove(template, scenario.messages, tools=scenario.tools)
         except TemplateError:
             continue
         compared += 1
-        untold.update(
-            leaf.path for leaf in observed.undetermined if not leaf.is_key
-        )
+        untold.update(leaf.path for leaf in observed.undetermined if not leaf.is_key)
     return compared, untold
 
 

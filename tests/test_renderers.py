@@ -26,120 +26,24 @@ from lossmask import (
     TokenRenderer,
 )
 from lossmask.embedded import DEMO_MODEL
+from lossmask.rendered_tokens import RenderedTokens, Vocabulary
+from tests.byte_renderers import (
+    BOT,
+    END,
+    USER,
+    Bytes,
+    Merging,
+    Pairs,
+    ParsesContent,
+    SystemOnlyInPrompts,
+    ToolsLast,
+    library,
+)
 from tests.fixture_templates import FIXTURE_TEMPLATES
-from tests.renderer_parity import Ids, Library, check
+from tests.renderer_parity import Ids, check
 from tests.scenarios import SCENARIOS, Message, assistant, system, user
 
 DOCS = (Path(__file__).resolve().parents[1] / "docs" / "renderers.md").read_text(encoding="utf-8")
-END, USER, BOT, TOOLS = 256, 257, 258, 259
-NAMES = {END: b"<end>", USER: b"<user>", BOT: b"<bot>", TOOLS: b"<tools>"}
-
-
-class Bytes:
-    """One token per byte, control tokens between; a place to make mistakes in."""
-
-    stop_ids = frozenset({END})
-    control_ids = frozenset(NAMES)
-
-    def token_bytes(self, token_id: int) -> bytes:
-        return NAMES.get(token_id) or bytes([token_id])
-
-    def render(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[Any] | None = None,
-        add_generation_prompt: bool = False,
-    ) -> Sequence[int]:
-        ids: Ids = []
-        for message in messages:
-            header = BOT if message["role"] == "assistant" else USER
-            ids += [header, *self.text(message["content"]), END]
-        return [*ids, BOT] if add_generation_prompt else ids
-
-    def text(self, text: str) -> Ids:
-        return list(text.encode())
-
-
-class ToolsLast(Bytes):
-    """Shows the tools before the last user message, as Mistral does."""
-
-    def render(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[Any] | None = None,
-        add_generation_prompt: bool = False,
-    ) -> Sequence[int]:
-        last = max(k for k, message in enumerate(messages) if message["role"] == "user")
-        before = list(super().render(messages[:last]))
-        after = super().render(messages[last:], add_generation_prompt=add_generation_prompt)
-        return [*before, *([TOOLS, *b"f()"] if tools else []), *after]
-
-
-class SystemOnlyInPrompts(Bytes):
-    """Drops the system message once the answer is there."""
-
-    def render(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[Any] | None = None,
-        add_generation_prompt: bool = False,
-    ) -> Sequence[int]:
-        is_finished = messages[-1]["role"] == "assistant"
-        kept = [m for m in messages if m["role"] != "system" or not is_finished]
-        return super().render(kept, add_generation_prompt=add_generation_prompt)
-
-
-class Pairs(Bytes):
-    """Two bytes of text are one token: `300 + first * 256 + second`, over the whole rendering."""
-
-    def token_bytes(self, token_id: int) -> bytes:
-        pair = token_id - 300
-        return bytes(divmod(pair, 256)) if pair >= 0 else super().token_bytes(token_id)
-
-    def text(self, text: str) -> Ids:
-        data = text.encode()
-        pairs = [300 + a * 256 + b for a, b in zip(data[::2], data[1::2], strict=False)]
-        return pairs + list(data[len(pairs) * 2 :])
-
-
-class Merging(Pairs):
-    """Writes headers as text, and pairs the bytes of all of it: tokens span the end of a prompt."""
-
-    def render(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[Any] | None = None,
-        add_generation_prompt: bool = False,
-    ) -> Sequence[int]:
-        text = "".join(f"{m['role'][0]}:{m['content']}\0" for m in messages)
-        paired = [self.text(part) for part in (text + "a:" * add_generation_prompt).split("\0")]
-        return [token_id for part in paired for token_id in (*part, END)][:-1]
-
-
-class ParsesContent(Bytes):
-    """Makes control tokens of what messages say, as a careless encoder does."""
-
-    def text(self, text: str) -> Ids:
-        parts = re.split("(<end>|<user>)", text)
-        control = {"<end>": [END], "<user>": [USER]}
-        return [token_id for part in parts for token_id in control.get(part) or part.encode()]
-
-
-def library(renderer: TokenRenderer) -> Library:
-    return Library(
-        lambda messages, tools: list(
-            renderer.render(messages, tools=tools, add_generation_prompt=True)
-        ),
-        lambda messages, tools: list(renderer.render(messages, tools=tools)),
-        lambda ids: b"".join(map(renderer.token_bytes, ids)),
-        renderer.stop_ids,
-    )
-
-
 TEXT_ONLY = [s for s in SCENARIOS if all(isinstance(m["content"], str) for m in s.messages)]
 
 
@@ -208,11 +112,14 @@ def test_a_context_that_differs_is_composed_of_prompt_and_completion() -> None:
     assert [finding.kind for finding in example.findings] == ["context_differs"]
 
 
-def test_a_token_across_the_end_of_the_prompt_is_refused() -> None:
-    encoder = Encoder.from_renderer(Merging())
-    assert encoder.encode([user("a"), assistant("bc")])[0].supervised_text == ["bc"]
+def test_a_token_across_the_end_of_the_prompt_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = [user("a"), assistant("bc")]
+    [example] = Encoder.from_renderer(Merging()).encode(messages)
+    assert example.supervised_text == ["bc<end>"]
+    plain = Pairs.text
+    monkeypatch.setattr(Merging, "text", lambda self, text: plain(self, text.replace("ass", "as")))
     with pytest.raises(ParityError, match="no rendering has a token that ends where") as raised:
-        encoder.encode([user("ab"), assistant("c")])
+        Encoder.from_renderer(Merging()).encode(messages)
     assert raised.value.reason == "boundary_inside_token"
 
 
@@ -238,9 +145,9 @@ def test_prompt_ids_are_those_of_the_prompt_even_where_the_full_ids_begin_otherw
     assert [finding.kind for finding in example.findings] == ["boundary_straddle"]
 
 
-def test_renderings_that_read_alike_and_have_different_ids_are_refused() -> None:
-    class Ambiguous(Bytes):
-        """Spells the first answer otherwise once the conversation goes on, as the same text."""
+def test_the_ids_of_each_prompt_are_its_own() -> None:
+    class Typing(Bytes):
+        """Spells the generation prompt in bytes once the conversation has begun."""
 
         def render(
             self,
@@ -254,26 +161,34 @@ def test_renderings_that_read_alike_and_have_different_ids_are_refused() -> None
                 ids[-1:] = b"<bot>"
             return ids
 
-    class SameText(Bytes):
-        """The prompt of an empty answer reads like the finished turn."""
+    messages = [user("a"), assistant("b"), user("c"), assistant("d")]
+    [example] = Encoder.from_renderer(Typing()).encode(messages)
+    assert example.input_ids.tolist() == [
+        *(USER, 97, END, BOT, 98, END),
+        *(USER, 99, END, *b"<bot>", 100, END),
+    ]
+    assert check(Encoder.from_renderer(Typing()), library(Typing()), messages).status == "exact"
 
-        def render(
-            self,
-            messages: Sequence[Message],
-            *,
-            tools: Sequence[Any] | None = None,
-            add_generation_prompt: bool = False,
-        ) -> Sequence[int]:
-            ids = list(super().render(messages))
-            return [*ids, *b"<bot><end>"] if add_generation_prompt else ids
 
-    last, first = Encoder.from_renderer(Ambiguous()).encode(
-        [user("a"), assistant("b"), user("c"), assistant("d")]
-    )
-    assert last.input_ids.tolist()[-7:] == [*b"<bot>", 100, END]
-    assert first.input_ids.tolist() == [USER, 97, END, BOT, 98, END]
-    with pytest.raises(LossmaskError):
-        Encoder.from_renderer(SameText()).encode([user("a"), assistant("")])
+def test_renderings_that_read_alike_and_have_different_ids_are_refused() -> None:
+    class Alternating(Pairs):
+        """Writes the same text in pairs and in bytes by turns."""
+
+        count = 0
+
+        def text(self, text: str) -> Ids:
+            self.count += 1
+            return super().text(text) if self.count % 2 else list(text.encode())
+
+    with pytest.raises(ParityError, match="other token ids for the same text") as raised:
+        Encoder.from_renderer(Alternating()).encode([user("ab"), assistant("cd"), user("ef")])
+    assert raised.value.reason == "ambiguous_tokens"
+
+    known = RenderedTokens(Vocabulary(Pairs()))
+    for ids in ([97, 98], [300 + 97 * 256 + 98]):
+        known.add(known.spell(ids), is_prompt=False)
+    with pytest.raises(ParityError, match="different token ids for texts that read alike"):
+        known.encode(["ab"])
 
 
 def test_a_renderer_that_is_not_the_same_each_time_is_refused() -> None:
@@ -284,8 +199,9 @@ def test_a_renderer_that_is_not_the_same_each_time_is_refused() -> None:
             self.count += 1
             return [*text.encode(), *str(self.count % 10).encode()]
 
-    with pytest.raises(ParityError, match="the text changes from one rendering to the next"):
+    with pytest.raises(ParityError) as raised:
         Encoder.from_renderer(Counting()).encode([user("a"), assistant("b")])
+    assert raised.value.reason == "cannot_observe"
 
 
 def test_a_message_whose_text_cannot_be_followed_is_refused_by_name() -> None:

@@ -37,16 +37,15 @@ def test_every_character_has_the_grade_of_its_kind() -> None:
     assert grades(" \n\t").tolist() == [SPACE] * 3
     assert grades("\"'\\{<").tolist() == [SYNTAX] * 5
     assert grades("a<b>[X]").tolist() == [WORDS] + [TAG] * 6
-    assert grades("\u0301\u200d\x00").tolist() == [NEVER] * 3
+    assert grades("\u0301\u200d\x00ß").tolist() == [NEVER] * 4
 
 
 def test_in_json_only_what_leaves_it_the_same_json_may_go() -> None:
     text = '{"k": "v.\\n", "n": [-1.5e3, true]}'
-    expected = {WORDS: '"v', PUNCTUATION: '"k'}
     grade = dict(zip(range(len(text)), grades(text).tolist(), strict=True))
     assert [text[at] for at, kind in grade.items() if kind == WORDS] == ["v", "1", "5"]
     assert [text[at] for at, kind in grade.items() if kind == PUNCTUATION] == ["k", ".", "n"]
-    assert set(grade.values()) == {WORDS, PUNCTUATION, SYNTAX}, expected
+    assert set(grade.values()) == {WORDS, PUNCTUATION, SYNTAX}
 
 
 @pytest.mark.parametrize("text", TEXTS)

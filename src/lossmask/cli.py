@@ -5,49 +5,19 @@ Torch is imported by ``train`` and ``demo`` only, inside their functions.
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import MofNCompleteColumn, TextColumn
 
-from lossmask.audit_display import show_audit
-from lossmask.auditing import audit
-from lossmask.command_options import (
-    AppendStopOption,
-    BoundaryOption,
-    ControlOption,
-    Data,
-    HistoryOption,
-    StopOption,
-    TemplateOption,
-    TokenizerOption,
-    TrainOnOption,
-    VariableOption,
-    encoder_source,
-    name_and_value,
-)
-from lossmask.confinement import Limits
-from lossmask.data_files import check_files, read_row
+from lossmask.command_options import name_and_value
+from lossmask.data_commands import audit_command, prepare_command, show_command
 from lossmask.errors import LossmaskError, PolicyError
-from lossmask.preparing import prepare
-from lossmask.terminal import has_colour, show_example, show_rejection, summary, visible
-from lossmask.workers import encode_apart
+from lossmask.terminal import progress_bar, visible
 
 app = typer.Typer(
     name="lossmask",
@@ -59,215 +29,12 @@ app = typer.Typer(
 )
 
 
-MaxSecondsOption = Annotated[
-    float,
-    typer.Option(
-        "--max-seconds",
-        min=1,
-        help="Processor time that one row may take, besides 1 s per message; one that takes more "
-        "is rejected.",
-    ),
-]
-MaxMemoryOption = Annotated[
-    float,
-    typer.Option(
-        "--max-memory",
-        min=0.1,
-        help="GiB of memory that one row may take; one that takes more is rejected.",
-    ),
-]
-
-
-@app.command(
-    "prepare",
-    epilog="Example: lossmask prepare chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o prepared",
-)
-def prepare_command(
-    data: Data,
-    tokenizer: TokenizerOption,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)
-    ],
-    chat_template: TemplateOption = None,
-    stop: StopOption = None,
-    template_var: VariableOption = None,
-    train_on: TrainOnOption = "all_assistant",
-    history: HistoryOption = "expand",
-    boundary: BoundaryOption = "inference",
-    control_tokens: ControlOption = "error",
-    append_stop: AppendStopOption = "history",
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes; 0 = one per core. The result is the same.")
-    ] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a folder prepared from something else.")
-    ] = False,
-    max_seconds: MaxSecondsOption = 60,
-    max_memory: MaxMemoryOption = 4,
-) -> None:
-    """Encode conversations into Parquet shards, a manifest, and rejected.jsonl.
-
-    Every row is accounted for: rows in = kept + rejected. A run that was killed is continued by
-    the same command. A row at which the chat template hangs or eats memory is rejected too.
-    Exit code 1 if no row was kept.
-    """
-    source = encoder_source(
-        tokenizer,
-        chat_template=chat_template,
-        stop=stop,
-        template_var=template_var,
-        train_on=train_on,
-        history=history,
-        boundary=boundary,
-        control_tokens=control_tokens,
-        append_stop=append_stop,
-    )
-    check_files(data)
-    total = sum(path.stat().st_size for path in data)
-    with _progress(TransferSpeedColumn()) as progress:
-        task = progress.add_task("prepare", total=total)
-        counts = prepare(
-            data,
-            source,
-            output,
-            workers=_workers(workers, total),
-            limits=Limits(max_seconds, max_memory),
-            overwrite=overwrite,
-            progress=lambda done: progress.advance(task, done),
-        )
-        progress.update(task, completed=total)
-    Console().print(summary(counts, str(output)))
-    if not counts.rows_kept:
-        raise typer.Exit(1)
-
-
-def _workers(asked: int, total_bytes: int) -> int:
-    """Return how many processes to use: one is enough for what takes seconds."""
-    if asked:
-        return asked
-    return 1 if total_bytes < 2_000_000 else os.cpu_count() or 1
-
-
-@app.command(
-    "show", epilog="Example: lossmask show chats.jsonl --tokenizer Qwen/Qwen3-0.6B --row 3"
-)
-def show_command(
-    data: Annotated[Path, typer.Argument(help="A JSON Lines file.", show_default=False)],
-    tokenizer: TokenizerOption,
-    row: Annotated[int, typer.Option("--row", "-n", min=0, help="Row number, from 0.")] = 0,
-    chat_template: TemplateOption = None,
-    stop: StopOption = None,
-    template_var: VariableOption = None,
-    train_on: TrainOnOption = "all_assistant",
-    history: HistoryOption = "expand",
-    boundary: BoundaryOption = "inference",
-    control_tokens: ControlOption = "error",
-    append_stop: AppendStopOption = "history",
-    max_seconds: MaxSecondsOption = 60,
-    max_memory: MaxMemoryOption = 4,
-) -> None:
-    """Show the tokens of one row: trained (green), stop token (red), not trained (dim).
-
-    Exit code 1 if the row cannot be encoded; the reason is shown.
-    """
-    source = encoder_source(
-        tokenizer,
-        chat_template=chat_template,
-        stop=stop,
-        template_var=template_var,
-        train_on=train_on,
-        history=history,
-        boundary=boundary,
-        control_tokens=control_tokens,
-        append_stop=append_stop,
-    )
-    check_files([data])
-    raw = read_row(data, row)
-    console = Console()
-    outcome = encode_apart(raw, source.load, Limits(max_seconds, max_memory))
-    if outcome.rejection is not None:
-        console.print(show_rejection(raw, outcome.rejection))
-        raise typer.Exit(1)
-    messages = raw.parse()["messages"]
-    for number, example in enumerate(outcome.examples, start=1):
-        console.print(
-            show_example(
-                example,
-                messages,
-                number=number,
-                total=len(outcome.examples),
-                colour=has_colour(console),
-            )
-        )
-
-
-@app.command(
-    "audit",
-    epilog="Example: lossmask audit chats.jsonl --tokenizer Qwen/Qwen3-0.6B --prove",
-)
-def audit_command(
-    data: Data,
-    tokenizer: TokenizerOption,
-    chat_template: TemplateOption = None,
-    stop: StopOption = None,
-    template_var: VariableOption = None,
-    train_on: TrainOnOption = "all_assistant",
-    history: HistoryOption = "expand",
-    boundary: BoundaryOption = "inference",
-    control_tokens: ControlOption = "error",
-    append_stop: AppendStopOption = "history",
-    prove: Annotated[
-        bool,
-        typer.Option(
-            "--prove",
-            help="Derive who wrote which character a second time, by perturbing every string of "
-            "every row, and reject rows where the two disagree. Slower.",
-        ),
-    ] = False,
-    json_output: Annotated[
-        Path | None, typer.Option("--json", help="Write the audit to this file as JSON, too.")
-    ] = None,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes; 0 = one per core. The result is the same.")
-    ] = 0,
-    max_seconds: MaxSecondsOption = 60,
-    max_memory: MaxMemoryOption = 4,
-) -> None:
-    """Look at every row without writing anything: what is kept, lost, altered, repeated.
-
-    Exit code 1 if any row is rejected.
-    """
-    source = encoder_source(
-        tokenizer,
-        chat_template=chat_template,
-        stop=stop,
-        template_var=template_var,
-        train_on=train_on,
-        history=history,
-        boundary=boundary,
-        control_tokens=control_tokens,
-        append_stop=append_stop,
-    )
-    if prove:
-        source = replace(source, proof="rows")
-    check_files(data)
-    total = sum(path.stat().st_size for path in data)
-    with _progress(TransferSpeedColumn()) as progress:
-        task = progress.add_task("audit", total=total)
-        found = audit(
-            data,
-            source,
-            limits=Limits(max_seconds, max_memory),
-            workers=_workers(workers, total),
-            progress=lambda done: progress.advance(task, done),
-        )
-        progress.update(task, completed=total)
-    Console().print(show_audit(found, is_proved=prove))
-    if json_output is not None:
-        text = json.dumps(found.to_mapping(), indent=2, ensure_ascii=False)
-        json_output.write_text(text + "\n", encoding="utf-8")
-    if found.rows_rejected:
-        raise typer.Exit(1)
+for name, command, example in (
+    ("prepare", prepare_command, "prepare chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o prepared"),
+    ("show", show_command, "show chats.jsonl --tokenizer Qwen/Qwen3-0.6B --row 3"),
+    ("audit", audit_command, "audit chats.jsonl --tokenizer Qwen/Qwen3-0.6B --prove"),
+):
+    app.command(name, epilog=f"Example: lossmask {example}")(command)
 
 
 @app.command(
@@ -314,7 +81,7 @@ def train_command(
     with _needs_train_extra():
         from lossmask.training import LoraSettings, train
         from lossmask.training_progress import RichProgress
-    with _progress(MofNCompleteColumn(), TextColumn("{task.fields[logged]}")) as progress:
+    with progress_bar(MofNCompleteColumn(), TextColumn("{task.fields[logged]}")) as progress:
         result = train(
             prepared,
             model,
@@ -372,18 +139,6 @@ class _needs_train_extra:
                 'pip install "lossmask[train]"',
                 reason="missing_extra",
             ) from None
-
-
-def _progress(*columns: Any) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        *columns,
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
 
 
 def main() -> None:

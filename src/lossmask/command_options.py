@@ -62,6 +62,23 @@ AppendStopOption = Annotated[
         help="A turn the template ends without stop token: history (as shown later), eos, never.",
     ),
 ]
+MaxSecondsOption = Annotated[
+    float,
+    typer.Option(
+        "--max-seconds",
+        min=1,
+        help="Processor time that one row may take, besides 1 s per message; one that takes more "
+        "is rejected.",
+    ),
+]
+MaxMemoryOption = Annotated[
+    float,
+    typer.Option(
+        "--max-memory",
+        min=0.1,
+        help="GiB of memory that one row may take; one that takes more is rejected.",
+    ),
+]
 
 
 def encoder_source(

@@ -85,19 +85,19 @@ def confined(limits: Limits, messages: int) -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
-    before = {kind: resource.getrlimit(kind) for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS)}
-    _lower(resource.RLIMIT_CPU, math.ceil(time.process_time() + limits.seconds + messages))
+    seconds = math.ceil(time.process_time() + limits.seconds + messages)
+    allowed = {resource.RLIMIT_CPU: seconds}
     if _ADDRESS_SPACE.exists():
-        pages = int(_ADDRESS_SPACE.read_text().split()[0])
-        _lower(
-            resource.RLIMIT_AS,
-            pages * os.sysconf("SC_PAGE_SIZE") + int(limits.gibibytes * GIBIBYTE),
-        )
+        used = int(_ADDRESS_SPACE.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        allowed[resource.RLIMIT_AS] = used + int(limits.gibibytes * GIBIBYTE)
+    before = {kind: resource.getrlimit(kind) for kind in allowed}
+    for kind, limit in allowed.items():
+        _lower(kind, limit)
     try:
         yield
     finally:
-        for kind, limit in before.items():
-            resource.setrlimit(kind, limit)
+        for kind, both in before.items():
+            resource.setrlimit(kind, both)
 
 
 def make_disposable() -> None:

@@ -7,6 +7,7 @@ whose messages hold only what the template should see, and a training weight per
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from lossmask.rendering import Message
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _SMALLEST_WEIGHT, _LARGEST_WEIGHT = 1.1754944e-38, 3.4028234e38  # normal float32
+_DEEPEST = 100  # lists and objects inside each other; recursion ends not far beyond
 _OUR_KEYS = frozenset({"train", "weight", "prefill"})  # no template sees them
 
 
@@ -102,16 +104,23 @@ def _read_message(message: object, index: int) -> tuple[Message, float]:
             f"expected an object with 'role' and 'content', got {_kind(message)}",
             message_index=index,
         )
+    if not all(isinstance(key, str) for key in message):
+        raise ConversationError("every key of a message must be a string", message_index=index)
+    if _is_deeper(message, _DEEPEST):
+        raise ConversationError(
+            f"lists and objects lie more than {_DEEPEST} deep inside each other",
+            message_index=index,
+        )
     if "role" not in message:
         raise ConversationError(
-            f"the key 'role' is missing; keys found: {', '.join(map(str, message)) or 'none'}",
+            f"the key 'role' is missing; keys found: {', '.join(message) or 'none'}",
             reason="missing_key",
             message_index=index,
         )
     role = message["role"]
     if role not in ROLES:
         raise ConversationError(
-            f"unknown role {role!r}; known: {', '.join(ROLES)}",
+            f"unknown role {_shown(role)}; known: {', '.join(ROLES)}",
             reason="unknown_role",
             message_index=index,
         )
@@ -171,11 +180,11 @@ def _weight(message: Mapping[str, Any], index: int) -> float:
     train, weight = message.get("train"), message.get("weight")
     if train is not None and not isinstance(train, bool):
         raise ConversationError(
-            f"'train' must be true or false, got {train!r}", message_index=index
+            f"'train' must be true or false, got {_shown(train)}", message_index=index
         )
     if weight is not None and not _is_weight(weight):
         raise ConversationError(
-            f"'weight' must be 0 or a positive number of float32, got {_kind(weight)[:80]}",
+            f"'weight' must be 0 or a positive number of float32, got {_kind(weight)}",
             message_index=index,
         )
     if train is not None and weight is not None and train != bool(weight):
@@ -204,9 +213,38 @@ def _read_tools(tools: object) -> tuple[dict[str, Any], ...] | None:
         return None
     if not isinstance(tools, Sequence) or not all(isinstance(tool, dict) for tool in tools):
         raise ConversationError(f"'tools' must be a list of objects, got {_kind(tools)}")
+    _check_is_json(tools)
     return tuple(tools) or None
+
+
+def _check_is_json(tools: Sequence[Any]) -> None:
+    if _is_deeper(tools, _DEEPEST):
+        raise ConversationError(
+            f"'tools': lists and objects lie more than {_DEEPEST} deep inside each other"
+        )
+    try:
+        json.dumps(tools)
+    except (TypeError, ValueError) as error:
+        raise ConversationError(f"'tools' holds something that is not JSON: {error}") from error
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    """Return whether lists and objects lie more than ``levels`` deep inside each other."""
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if not isinstance(value, (list, tuple)):
+        return False
+    return not levels or any(_is_deeper(item, levels - 1) for item in value)
 
 
 def _kind(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "a string", type(None): "null"}
-    return names.get(type(value), f"{type(value).__name__} {value!r}")
+    return names.get(type(value)) or f"{type(value).__name__} {_shown(value)}"
+
+
+def _shown(value: object) -> str:
+    """Return a short ``repr``, however long or deep the value is."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # an int of more digits than Python writes
+        return "a number of too many digits"

@@ -16,8 +16,8 @@ that were answered. A finished turn is that prompt, the rendered messages of the
 that ends it. ``render_conversation_for_training`` is not used: of an answer after analysis it
 leaves out the analysis, which the model has to generate.
 
-Needs ``pip install lossmask[harmony]``, and the vocabulary: the library loads ``o200k_base.tiktoken``
-from the folder that ``TIKTOKEN_ENCODINGS_BASE`` names, or downloads it.
+Needs ``pip install lossmask[harmony]``, and the vocabulary: the library loads
+``o200k_base.tiktoken`` from the folder that ``TIKTOKEN_ENCODINGS_BASE`` names, or downloads it.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class HarmonyRenderer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes of a token; a control token's name."""
-        text = self._encoding.decode([token_id], errors="surrogateescape")
+        text: str = self._encoding.decode([token_id], errors="surrogateescape")
         return text.encode("utf-8", "surrogateescape")
 
     def _render(
@@ -233,7 +233,7 @@ def _joined(message: Message, index: int) -> str:
 
 
 def _name_of_tool(messages: Sequence[Message], index: int) -> str:
-    """Return the name of the tool that a result is from: its own, or that of the call it answers."""
+    """Return the name of the tool that gave a result: as it says, or as the call it answers."""
     message = messages[index]
     if isinstance(message.get("name"), str):
         return str(message["name"])

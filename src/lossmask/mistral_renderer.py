@@ -1,8 +1,8 @@
 """Mistral's own tokenizers, ``mistral-common``, as a renderer.
 
-In: a ``MistralTokenizer``, or transformers' ``MistralCommonBackend`` around one. Out: a renderer for
-``Encoder.from_renderer``, whose ids are those that ``encode_chat_completion`` gives: prompts as in
-serving, finished turns as in fine-tuning::
+In: a ``MistralTokenizer``, or transformers' ``MistralCommonBackend`` around one. Out: a renderer
+for ``Encoder.from_renderer``, whose ids are those that ``encode_chat_completion`` gives: prompts as
+in serving, finished turns as in fine-tuning::
 
     from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
     tokenizer = MistralTokenizer.from_file("tekken.json")
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
@@ -92,8 +93,11 @@ class MistralRenderer:
         tokenized = mistral.encode_chat_completion(request)
         if tokenized.images or tokenized.audios:
             raise ConversationError(
-                "a message holds an image or audio: an example is made of text alone",
+                "the message holds an image or audio: an example is made of text alone",
                 reason="not_text",
+                message_index=next(
+                    filter(partial(_has_media, messages), range(len(messages))), None
+                ),
             )
         return [int(token_id) for token_id in tokenized.tokens]
 
@@ -114,10 +118,19 @@ class MistralRenderer:
         """
         kept = {key: value for key, value in message.items() if value is not None}
         reasoning = next((kept[field] for field in _REASONING if kept.get(field)), None)
-        if reasoning is None or getattr(self._serving.instruct_tokenizer, "BEGIN_THINK", None) is None:
+        if (
+            reasoning is None
+            or getattr(self._serving.instruct_tokenizer, "BEGIN_THINK", None) is None
+        ):
             return kept
         content = kept.get("content") or []
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         thought = {"type": "thinking", "thinking": reasoning}
         kept = {key: value for key, value in kept.items() if key not in _REASONING}
         return kept | {"content": [thought, *parts]}
+
+
+def _has_media(messages: Sequence[Message], index: int) -> bool:
+    content = messages[index].get("content")
+    parts = content if isinstance(content, list) else []
+    return any(part.get("type") not in ("text", "thinking") for part in parts)

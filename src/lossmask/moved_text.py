@@ -66,15 +66,21 @@ def located(base: Pair, first: Pair, second: Pair) -> Seen:
     if np.any(moved_first & (~moved | (first.text == second.text))):
         raise StructureChangedError("with another text there other text changes too")
     is_replaced = base.leaf != second.leaf
-    offsets = matched(
-        np.full(len(moved), UNKNOWN, np.int64),
-        moved,
-        coded(base.text, first.text, second.text),
-        is_replaced,
-        coded(base.leaf, first.leaf, second.leaf),
-    )
-    if np.any(moved & ~moved_first & (offsets == COARSE)):
+    in_text = coded(base.text, first.text, second.text)
+    in_leaf = coded(base.leaf, first.leaf, second.leaf)
+    nowhere = np.full(len(moved), UNKNOWN, np.int64)
+    offsets = matched(nowhere, moved, in_text, is_replaced, in_leaf)
+    coarse = moved & (offsets == COARSE)
+    if np.any(coarse & ~moved_first):
         raise StructureChangedError("with another text there other text changes too")
+    if np.any(
+        ~np.isin(in_text[coarse], in_leaf)
+        & np.isin(
+            coded(first.text, second.text)[coarse],
+            coded(first.leaf, second.leaf)[is_replaced],
+        )
+    ):
+        raise StructureChangedError("the renderer writes other characters in place of its own")
     return Seen(moved, offsets, is_replaced)
 
 

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +23,17 @@ Positions = npt.NDArray[np.int64]
 _WHITE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 SPACE = re.compile(f"[{_WHITE}]+")
 _CHUNK = re.compile(f"[^{_WHITE}]+|[{_WHITE}]")
-_REMEMBERED = 50_000  # chunks, mostly words
-_CUTS_TRIED = 256  # a longer run of characters that depend on each other is one piece
+_REMEMBERED = 50_000  # chunks of at most _SHORT characters, mostly words
+_SHORT = 64
+_CUTS_TRIED = 64  # a longer run of characters that depend on each other is one piece
 
-Atoms = tuple[tuple[int, str], ...]  # (characters, normal form) of consecutive pieces of a chunk
+
+class _Atoms(NamedTuple):
+    """The shortest pieces of a chunk: the characters of each, and the bytes of its normal form."""
+
+    data: bytes
+    characters: tuple[int, ...]
+    widths: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,47 +105,51 @@ class Normaliser:
 
     Attributes:
         normalise: Text -> text, for any part of a text; None changes nothing.
+        finish: Applied to the normal form of each piece, whatever its neighbours.
     """
 
     normalise: Callable[[str], str] | None
-    _known: dict[str, Atoms] = field(default_factory=dict)
+    finish: Callable[[str], str]
+    _known: dict[str, _Atoms] = field(default_factory=dict)
 
-    def read(
-        self, text: str, cuts: Collection[str], finish: Callable[[str], str]
-    ) -> NormalisedText:
+    def read(self, text: str, cuts: Collection[str]) -> NormalisedText:
         """Normalise text, knowing where each byte of the result came from.
 
         Args:
             text: The text.
             cuts: Texts of added tokens: nothing is normalised across their borders.
-            finish: Applied to the normal form of each piece, whatever its neighbours.
         """
-        parts, widths, starts, ends = [], [], [], []
-        at = 0
+        parts: list[bytes] = []
+        characters: list[int] = []
+        widths: list[int] = []
         for chunk in _chunks(text, cuts):
-            for length, normal in self._atoms(chunk):
-                part = finish(normal).encode()
-                parts.append(part)
-                widths.append(len(part))
-                starts.append(at)
-                at += length
-                ends.append(at)
+            atoms = self._atoms(chunk)
+            parts.append(atoms.data)
+            characters.extend(atoms.characters)
+            widths.extend(atoms.widths)
+        ends = np.cumsum(np.asarray(characters, np.int64))
+        starts = ends - np.asarray(characters, np.int64)
         return NormalisedText(
             text,
             b"".join(parts),
-            np.append(np.repeat(np.asarray(starts, np.int64), widths), len(text)),
-            np.append(np.repeat(np.asarray(ends, np.int64), widths), len(text)),
+            np.append(np.repeat(starts, widths), len(text)),
+            np.append(np.repeat(ends, widths), len(text)),
         )
 
-    def _atoms(self, chunk: str) -> Atoms:
+    def _atoms(self, chunk: str) -> _Atoms:
         """Cut a chunk into the shortest pieces that are normalised independently."""
-        if self.normalise is None:
-            return tuple((1, character) for character in chunk)
-        atoms = self._known.get(chunk)
-        if atoms is None:
+        known = self._known.get(chunk)
+        if known is not None:
+            return known
+        alone = ((1, character) for character in chunk)
+        cut = alone if self.normalise is None else _cut(chunk, self.normalise)
+        lengths, normal = zip(*cut, strict=True)
+        parts = [self.finish(part).encode() for part in normal]
+        atoms = _Atoms(b"".join(parts), lengths, tuple(map(len, parts)))
+        if len(chunk) <= _SHORT:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            atoms = self._known[chunk] = tuple(_cut(chunk, self.normalise))
+            self._known[chunk] = atoms
         return atoms
 
 
@@ -183,15 +195,16 @@ class _Backend:
         return normal.removeprefix(self.prefix)
 
 
-def normalisers_to_try(tokenizer: PreTrainedTokenizerBase) -> tuple[Normaliser, ...]:
+def normalisers_to_try(
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[Callable[[str], str] | None, ...]:
     """Return how a tokenizer may normalise: one way for a fast one, which has it as a part."""
     if not tokenizer.is_fast:
-        candidates = (None, _nfc, _nfkc, str.lower, _bert_cased, _bert_lower, _bert_uncased)
-        return tuple(Normaliser(candidate) for candidate in candidates)
+        return (None, _nfc, _nfkc, str.lower, _bert_cased, _bert_lower, _bert_uncased)
     normalizer = tokenizer.backend_tokenizer.normalizer
     if normalizer is None:
-        return (Normaliser(None),)
-    return (Normaliser(_Backend(normalizer, normalizer.normalize_str("a").removesuffix("a"))),)
+        return (None,)
+    return (_Backend(normalizer, normalizer.normalize_str("a").removesuffix("a")),)
 
 
 def _nfc(text: str) -> str:

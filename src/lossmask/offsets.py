@@ -25,7 +25,8 @@ space, what is visible has to agree. Who owns the characters that no token spell
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +34,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lossmask.normalised_text import SPACE, NormalisedText, Normaliser, normalisers_to_try
 from lossmask.placing import Misfit, Offsets, Piece, place
-from lossmask.spelling import Spelling, spellings_to_try
+from lossmask.spelling import NOTHING_SPELLS, Spelling, spellings_to_try
 
 Ids = npt.NDArray[np.int32]
 
@@ -86,9 +87,9 @@ class OffsetFinder:
     def _choose_reading(self) -> _Reading:
         """Return the first reading under which a probe comes out right."""
         readings = [
-            _Reading(self._tokenizer, spelling, normaliser, keeps_space)
+            _Reading(self._tokenizer, spelling, normalise, keeps_space)
             for keeps_space in (True, False)
-            for normaliser in normalisers_to_try(self._tokenizer)
+            for normalise in normalisers_to_try(self._tokenizer)
             for spelling in spellings_to_try(self._tokenizer)
         ]
         for probe in _PROBES:
@@ -122,6 +123,18 @@ class OffsetFinder:
         return reading.place(text, tokens, begins_text, unknown)
 
 
+class _Pieces(dict[int, Piece]):
+    """Id -> what it has to spell; found out when first asked for."""
+
+    def __init__(self, find: Callable[[int], Piece]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, token: int) -> Piece:
+        piece = self[token] = self._find(token)
+        return piece
+
+
 class _Reading:
     """How one tokenizer relates to text: what tokens spell, what it sees, what it drops."""
 
@@ -129,16 +142,17 @@ class _Reading:
         self,
         tokenizer: PreTrainedTokenizerBase,
         spelling: Spelling,
-        normaliser: Normaliser,
+        normalise: Callable[[str], str] | None,
         keeps_space: bool,
     ) -> None:
         self._spelling = spelling
         self.keeps_space = keeps_space
-        self._changes_text = normaliser.normalise is not None or not keeps_space
+        self._changes_text = normalise is not None or not keeps_space
         self._tokenizer = tokenizer
-        self._normaliser = normaliser
+        self._normaliser = Normaliser(normalise, self._finish)
         self._added = tokenizer.added_tokens_decoder
-        self._pieces: dict[tuple[int, bool], Piece] = {}
+        self._given = _Pieces(partial(self._piece, as_given=True))
+        self._normal = _Pieces(partial(self._piece, as_given=False))
 
     def place(
         self,
@@ -151,29 +165,24 @@ class _Reading:
         found: Offsets | Misfit = Misfit(0, 0)
         if self.keeps_space:
             seen = NormalisedText.as_given(text, self._spelling.unmarked(text))
-            pieces = [self._piece(token, as_given=True) for token in tokens]
+            pieces = [self._given[token] for token in tokens]
             found = place(pieces, seen, begins_text=begins_text, unknown=unknown)
         if isinstance(found, Misfit) and self._changes_text:
             seen = self._normalised(text, tokens)
-            pieces = [self._piece(token, as_given=False) for token in tokens]
+            pieces = [self._normal[token] for token in tokens]
             may_be_dummy = begins_text and self.keeps_space
             found = place(pieces, seen, begins_text=may_be_dummy, unknown=unknown)
         return found
 
     def _normalised(self, text: str, tokens: Collection[int]) -> NormalisedText:
         cuts = {str(self._added[token]) for token in tokens if token in self._added}
-        return self._normaliser.read(text, cuts, self._finish)
+        return self._normaliser.read(text, cuts)
 
-    def _piece(self, token: int, *, as_given: bool) -> Piece:
-        piece = self._pieces.get((token, as_given))
-        if piece is None:
-            piece = self._pieces[token, as_given] = self._make_piece(token, as_given)
-        return piece
-
-    def _make_piece(self, token: int, as_given: bool) -> Piece:
+    def _piece(self, token: int, as_given: bool) -> Piece:
         is_unknown = token == self._tokenizer.unk_token_id
         if token not in self._added:
-            spelled = self._spelling.bytes_of(str(self._tokenizer.convert_ids_to_tokens(token)))
+            name = self._tokenizer.convert_ids_to_tokens(token)
+            spelled = self._spelling.bytes_of(name) if name else NOTHING_SPELLS
             if not self.keeps_space:
                 text = spelled.decode("utf-8", "surrogateescape")
                 spelled = SPACE.sub("", text).encode("utf-8", "surrogateescape")

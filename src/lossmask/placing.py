@@ -134,9 +134,11 @@ class _Placement:
     def _choose_end(self, k: int, at: int) -> int:
         """Return the first end of token ``k`` that what follows it fits to."""
         ends = self._ends(k, at)
+        if len(ends) == 1:
+            return ends[0]
         stop = self._stop(k + 1)
         fitting = (end for end in ends if self._dummy(k + 1, stop, end, True) is not None)
-        return ends[0] if len(ends) == 1 else next(fitting, ends[0])
+        return next(fitting, ends[0])
 
     def _ends(self, k: int, at: int) -> list[int]:
         """Return where added or unknown token ``k`` may end if it begins at byte ``at``."""

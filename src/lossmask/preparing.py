@@ -27,12 +27,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from lossmask.confinement import REASON as TEMPLATE_LIMITS
 from lossmask.confinement import Limits
 from lossmask.data_files import check_files, in_chunks, read_rows
 from lossmask.encoded_rows import Counts, EncodedRows
 from lossmask.encoder import Encoder
-from lossmask.errors import InputError, PreparedDataError, TemplateError
+from lossmask.errors import InputError, PreparedDataError
 from lossmask.policy import Policy
 from lossmask.setting import Proving
 from lossmask.worker import Chunk, Progress
@@ -43,7 +42,6 @@ __all__ = ["Counts", "EncoderSource", "prepare"]
 FORMAT = 1
 ROWS_PER_SHARD = 1000
 _UNFINISHED = "unfinished"
-_ROWS_AT_LIMITS = 3  # of the first rows: so many, and none kept before, are the template's fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +108,8 @@ def prepare(
             progress(sum(path.stat().st_size for path in paths))
             return state
         if state == "new":
-            _try_first_rows(paths, pool, limits)
+            _check_rows(paths)
+            pool.try_template(islice(read_rows(paths), ROWS_PER_SHARD))
             _claim(output, fingerprint)
         counts = Counts()
         chunks = _chunks_left(paths, output, counts, progress)
@@ -121,26 +120,8 @@ def prepare(
     return counts
 
 
-def _try_first_rows(paths: Sequence[Path], pool: Workers, limits: Limits) -> None:
-    """Refuse a template at which the first rows it gets all reach the limits.
-
-    They are tried one by one before anything is written or removed. Rows rejected for another
-    reason say nothing about the template.
-    """
-    hits, raw = 0, None
-    for raw in islice(read_rows(paths), ROWS_PER_SHARD):
-        [chunk] = pool.encode([Chunk(0, [raw], EncodedRows())])
-        if chunk.results.counts.rows_kept:
-            return
-        [rejection] = chunk.results.rejected
-        hits += rejection["reason"] == TEMPLATE_LIMITS
-        if hits == _ROWS_AT_LIMITS:
-            raise TemplateError(
-                f"{hits} rows reach the limits of what one row may cost ({limits}) before any is "
-                f"kept; nothing is written. Of {raw.place}: {rejection['detail']}",
-                reason=TEMPLATE_LIMITS,
-            )
-    if raw is None:
+def _check_rows(paths: Sequence[Path]) -> None:
+    if next(read_rows(paths), None) is None:
         raise InputError(f"no rows in {', '.join(map(str, paths))}", reason="no_rows")
 
 

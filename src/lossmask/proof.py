@@ -223,18 +223,26 @@ def _did_not_move(traced: Rendering, observed: Observation) -> npt.NDArray[np.in
         return starts
     origin = traced.origins[starts]
     moved = np.logical_or.reduceat(observed.moved, starts)
-    was_replaced = _was_replaced(origin, observed)
-    return starts[was_replaced & ~moved]
+    words = np.array([character.isalnum() for character in traced.text])
+    is_word = np.logical_or.reduceat(words, starts)
+    return starts[_was_replaced(origin, is_word, observed) & ~moved]
 
 
-def _was_replaced(origins: Origins, observed: Observation) -> npt.NDArray[np.bool_]:
-    """Return whether another character was put where each origin points to."""
+def _was_replaced(
+    origins: Origins, is_word: npt.NDArray[np.bool_], observed: Observation
+) -> npt.NDArray[np.bool_]:
+    """Return whether another character was put where each origin points to.
+
+    Of a leaf as a whole that is said where the text in question has letters or digits, and any
+    character of the leaf was replaced.
+    """
     leaf, offset = leaf_of(origins), origins & COARSE
     answer = np.zeros(len(origins), bool)
     for number in np.unique(leaf[leaf >= 0]).tolist():
         flags = observed.replaced[number]
         own = leaf == number
         answer[own] = np.append(flags, flags.any())[np.minimum(offset[own], len(flags))]
+    answer &= (offset != COARSE) | is_word
     return answer
 
 

@@ -324,4 +324,3 @@ class _ControlTokensOf:
 
 def _found(candidates: Iterable[Ids | None]) -> Iterator[Ids]:
     return (each for each in candidates if each is not None)
-

@@ -23,6 +23,7 @@ from lossmask.errors import (
     TemplateError,
     TokenizerError,
 )
+from lossmask.observed_json import with_json
 from lossmask.perturbation import observe
 from lossmask.policy import Policy
 from lossmask.rendered_tokens import RenderedTokens, Vocabulary
@@ -151,9 +152,7 @@ def for_conversation(setting: Setting) -> Setting:
     if not isinstance(template, ObservedTemplate) or not isinstance(tokenizer, RenderedTokens):
         return setting
     tokens = RenderedTokens(tokenizer.vocabulary)
-    return replace(
-        setting, template=ObservedTemplate(template.renderer, tokens), tokenizer=tokens
-    )
+    return replace(setting, template=ObservedTemplate(template.renderer, tokens), tokenizer=tokens)
 
 
 class ObservedTemplate:
@@ -220,13 +219,19 @@ class ObservedTemplate:
         text = self._text(output, remember_as="prompt" if add_generation_prompt else "full")
 
         def text_of(changed: Sequence[Message]) -> str:
-            return self._text(
-                self.renderer.render(
-                    changed, tools=tools, add_generation_prompt=add_generation_prompt
-                )
+            other = self.renderer.render(
+                changed, tools=tools, add_generation_prompt=add_generation_prompt
             )
+            other_text = self._text(other)
+            if other_text == text and list(other) != list(output):
+                raise ParityError(
+                    "the renderer gives other token ids for the same text from one rendering to "
+                    "the next",
+                    reason="ambiguous_tokens",
+                )
+            return other_text
 
-        observation = observe(text_of, messages)
+        observation = with_json(observe(text_of, messages), text_of, messages)
         rendering = observation.require(filter(_is_visible, observation.rendering.leaves))
         if rendering.text != text:
             raise ParityError(
@@ -266,9 +271,7 @@ class ObservedTemplate:
         counts = range(1, len(messages) + 1)
         return next((count - 1 for count in counts if fails_alike(messages[:count])), None)
 
-    def _text(
-        self, output: object, *, remember_as: Literal["prompt", "full"] | None = None
-    ) -> str:
+    def _text(self, output: object, *, remember_as: Literal["prompt", "full"] | None = None) -> str:
         if self._tokens is not None:
             spelled = self._tokens.spell(output)
             if remember_as is not None:

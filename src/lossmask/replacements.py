@@ -136,15 +136,10 @@ def _alternatives(character: str) -> str:
 
 def _kind(character: str) -> tuple[object, ...]:
     category = unicodedata.category(character)
-    if category[0] in "CMZ":  # controls, half characters, joiners, accents, spaces: part of others
+    expands = len(character.upper()) > 1 or len(character.lower()) > 1  # as ß does
+    if expands or category[0] in "CMZ":  # controls, halves of characters, joiners, accents, spaces
         return (character,)
-    return (
-        category,
-        unicodedata.bidirectional(character),
-        len(character.upper()),
-        len(character.lower()),
-        character.isprintable(),
-    )
+    return (category, unicodedata.bidirectional(character), character.isprintable())
 
 
 def _is_json(text: str) -> bool:

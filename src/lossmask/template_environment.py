@@ -173,7 +173,10 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         def traced_format(*args: Any, **kwargs: Any) -> str:
             plain = str.__str__(wrapped(*args, **kwargs))
             if value.__name__ == "format":
-                pieces = format_pieces(SandboxedFormatter(self), template, args, kwargs)
+                try:
+                    pieces = format_pieces(SandboxedFormatter(self), template, args, kwargs)
+                except (LookupError, TypeError, ValueError):  # a format this does not take apart
+                    pieces = []
                 if "".join(pieces) == plain:
                     return concat(pieces)
             return coarse(plain, (template, list(args), kwargs))

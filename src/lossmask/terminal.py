@@ -14,6 +14,15 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
@@ -29,6 +38,7 @@ _STOP = "bold #ffffff on #c2304a"
 _OUT = ("grey66", "grey50")
 _MARGIN = 12
 _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32)} | {0x7F: 0x2421}
+
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
@@ -186,4 +196,17 @@ def _expansion(counts: Counts) -> str:
     return (
         f", {more:,} more than rows: the template rewrites earlier turns, and each is trained as "
         "it was generated (--history last for one example a row)"
+    )
+
+
+def progress_bar(*columns: ProgressColumn) -> Progress:
+    """Return a bar on standard error, with more columns in the middle."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        *columns,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
     )

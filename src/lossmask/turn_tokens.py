@@ -42,7 +42,7 @@ _REPORTED: dict[Boundary, str] = {
     "inference": "prompt and completion are tokenized apart, as inference does",
     "include": 'the tokens of the whole text are kept, with the loss on it: boundary="include"',
     "exclude": 'the tokens of the whole text are kept, with no loss on it: boundary="exclude"',
-    "error": 'the policy is boundary="error"',
+    "error": 'the policy is boundary="error"; "inference" would tokenize the two apart',
 }
 
 

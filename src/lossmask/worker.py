@@ -33,6 +33,7 @@ Progress = Callable[[int], None]
 """Called with the number of bytes of input that are done."""
 
 _SECONDS_BETWEEN_SNAPSHOTS = 1.0
+_SHARE_OF_SNAPSHOTS = 0.05  # of the time, at most: those of long examples take a while
 LOADING, BETWEEN_ROWS = -2, -1  # what a worker says instead of the row that it is at
 
 _IMPORTED_ONCE = (
@@ -201,7 +202,7 @@ def _next_chunk(pipe: Any) -> Chunk[Any] | None:
 
 
 def _encode_chunk(chunk: Chunk[Any], pipe: Any, at: Any, encoder: Encoder, limits: Limits) -> None:
-    sent = time.monotonic()
+    due = time.monotonic() + _SECONDS_BETWEEN_SNAPSHOTS
     for index in range(chunk.done, len(chunk.rows)):
         raw = chunk.rows[index]
         if index in chunk.verdicts:
@@ -214,10 +215,10 @@ def _encode_chunk(chunk: Chunk[Any], pipe: Any, at: Any, encoder: Encoder, limit
                 os._exit(OUT_OF_MEMORY)  # whatever it interrupted may be left half done
         at.value = BETWEEN_ROWS
         chunk.results.add(raw, outcome)
-        is_last = index + 1 == len(chunk.rows)
-        if not is_last and time.monotonic() - sent > _SECONDS_BETWEEN_SNAPSHOTS:
+        if (now := time.monotonic()) >= due and index + 1 < len(chunk.rows):
             pipe.send(_Done(index + 1, chunk.results))
-            sent = time.monotonic()
+            took = time.monotonic() - now
+            due = now + max(_SECONDS_BETWEEN_SNAPSHOTS, took / _SHARE_OF_SNAPSHOTS)
     chunk.results.close()
     pipe.send(_Done(len(chunk.rows), chunk.results))
 

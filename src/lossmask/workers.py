@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 
-from lossmask.confinement import Limits, name_of_exit, ran_out_of_time, rejection_after
+from lossmask.confinement import REASON, Limits, name_of_exit, ran_out_of_time, rejection_after
 from lossmask.data_files import RawRow
 from lossmask.encoder import Encoder
-from lossmask.errors import LossmaskError
+from lossmask.errors import LossmaskError, TemplateError
 from lossmask.outcome import Outcome
 from lossmask.worker import (
     BETWEEN_ROWS,
@@ -34,6 +34,7 @@ from lossmask.worker import (
 __all__ = ["Chunk", "Progress", "Workers", "encode_apart"]
 
 _SECONDS_BETWEEN_REPORTS = 0.1
+_ROWS_AT_LIMITS = 3  # so many, and none kept before, and it is the template, not the rows
 
 
 @dataclass(slots=True)
@@ -102,6 +103,32 @@ class Workers:
         doubtful: list[Chunk[R]] = []
         yield from self._encode(iter(chunks), count, progress, doubtful)
         yield from self._encode(iter(doubtful), 1, progress, None)
+
+    def try_template(self, rows: Iterable[RawRow]) -> None:
+        """Encode rows one by one until one is kept, to find a template at which none would be.
+
+        Rows that are rejected for another reason than the limits say nothing about it.
+
+        Args:
+            rows: The first rows of the data.
+
+        Raises:
+            TemplateError: Several rows reach the limits before one is kept.
+        """
+        hits = 0
+        for raw in rows:
+            [chunk] = self.encode([Chunk(0, [raw], Outcomes())])
+            [outcome] = chunk.results.all
+            if outcome.rejection is None:
+                return
+            hits += outcome.rejection.reason == REASON
+            if hits == _ROWS_AT_LIMITS:
+                raise TemplateError(
+                    f"{hits} rows reach the limits of what one row may cost ({self._limits}) "
+                    f"before any is kept; nothing is written. Of {raw.place}: "
+                    f"{outcome.rejection.detail}",
+                    reason=REASON,
+                )
 
     def _encode(
         self,

@@ -154,6 +154,7 @@ DIALOGUES = (
     (*_ASKED, "assistant"),
     ("user", *_ASKED),
     (*_ASKED, "system", *_ASKED),
+    ("user", "system"),
 )
 
 
@@ -213,11 +214,9 @@ class Strategies:
         )
         schema = st.builds(_schema, st.booleans(), text, objects)
         self.tools = st.one_of(st.none(), st.none(), st.lists(schema, min_size=1, max_size=2))
-        self.roles = st.one_of(
-            *[st.sampled_from(DIALOGUES)] * 4,
-            st.lists(st.sampled_from(ROLES), max_size=7).map(lambda roles: [*roles, "assistant"]),
-            st.lists(st.sampled_from(ROLES), max_size=4).map(lambda roles: ["user", *roles]),
-        )
+        some = st.lists(st.sampled_from(ROLES), max_size=4)
+        any_order = st.builds(lambda a, b: [*a, "assistant", *b[:3]], some, some)
+        self.roles = st.one_of(st.sampled_from(DIALOGUES), st.sampled_from(DIALOGUES), any_order)
         self.rows = _rows(self)
 
 

@@ -1,0 +1,185 @@
+"""The parity matrix notices faults: each mutant of ``mutations`` turns it red."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
+
+from lossmask import Encoder
+from lossmask.embedded import DEMO_MODEL
+from tests.fixture_templates import FIXTURE_TEMPLATES
+from tests.mutations import MUTANTS, Mutant
+from tests.parity import Case
+from tests.parity_details import check_closely
+from tests.scenarios import SCENARIOS, Scenario, assistant, system, tool, user
+
+TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+TEMPLATES = FIXTURE_TEMPLATES | {
+    "two terminators": (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|end|><|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    "the next header is a stop token too": (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    ),
+    "no end of turn, the next header stops": (
+        "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    ),
+    "end of turn between turns only": (
+        "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}"
+        "{{ '\n' if loop.last and m.role == 'assistant' else '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    ),
+    "a stray newline before the header": (
+        TURNS + "{{ '\n<|im_start|>assistant\n' if add_generation_prompt }}"
+    ),
+    "a terminator behind eos": (
+        TURNS.replace("<|im_end|>", "<|im_end|><|end|>")
+        + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    "pieces joined": (
+        "{% for m in messages %}{{ ['<|im_start|>' ~ m.role, m.content ~ '<|im_end|>', ''] "
+        "| join('\n') }}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    "a hint behind the last question": (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}"
+        "{{ ' (answer now)' if loop.last and m.role == 'user' }}\n\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    ),
+    "reasoning is a turn of its own": (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}"
+        "{{ m.reasoning_content }}<|im_end|>\n<|im_start|>{{ m.role }}\n{% endif %}"
+        "{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    "the question is repeated with the answer": (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% if m.role == 'assistant' and loop.index0 and '?' in messages[0].content %}"
+        "> {{ messages[0].content }}\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    "thinking opened and never closed": (
+        TURNS.replace("{{ m.content", "{{ '<think>\n' if m.role == 'assistant' }}{{ m.content")
+        + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    ),
+    "plain text, a space before the answer": (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{{ 'assistant: ' if add_generation_prompt }}"
+    ),
+    "nothing behind the last answer": (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ '\n' if not loop.last }}"
+        "{% endfor %}{{ '\nassistant: ' if add_generation_prompt }}"
+    ),
+}
+MORE_SCENARIOS = [
+    Scenario(
+        "weights",
+        [
+            user("Q0 a?"),
+            assistant("A1 b.", weight=0.5),
+            user("Q2 c?"),
+            assistant("A3 d.", weight=2),
+            user("Q4 e?"),
+            assistant("A5 f.", train=False),
+        ],
+    ),
+    Scenario("prefill", [user("Q0 a?"), assistant("A1 Sure, yes.", prefill="A1 Sure,")]),
+    Scenario("first", [assistant("A0 hello."), user("Q1 hello?"), assistant("A2 yes.")]),
+    Scenario("think-unclosed", [user("Q0 a?"), assistant("A1 b. <think>")]),
+    Scenario("tool-unasked", [user("Q0?"), assistant("A1."), tool("T2"), assistant("A3.")]),
+    Scenario("system-and-user", [system("S0 be"), user("Q1?"), assistant("A2."), user("Q3?")]),
+]
+_NAMES = frozenset(
+    "plain many-turns reasoning-field reasoning-inline tools-dict tools-parallel consecutive-users "
+    "system-in-the-middle empty-answer null-content leading-space trailing-space emoji-ends markup "
+    "echo".split()
+)
+MATRIX = [*MORE_SCENARIOS, *(scenario for scenario in SCENARIOS if scenario.name in _NAMES)]
+
+
+class Tried(NamedTuple):
+    """A case of the matrix, encoded with a fault in place."""
+
+    template: str
+    scenario: str
+    before: Case
+    after: Case
+
+
+@functools.cache
+def _tokenizer() -> PreTrainedTokenizerBase:
+    tokenizer = copy.deepcopy(AutoTokenizer.from_pretrained(DEMO_MODEL))
+    texts = ("<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|tool|>")
+    tokenizer.add_tokens(
+        [AddedToken(text, special=True, normalized=False) for text in texts], special_tokens=True
+    )
+    return tokenizer
+
+
+def _encoder(template: str) -> Encoder:
+    source = TEMPLATES[template]
+    stops = [text for text in ("<|end|>", "<|user|>", "<|tool|>") if text in source]
+    stops += ["<|user|>", "<|tool|>"] if "<|{{ m.role }}|>" in source else []
+    return Encoder(_tokenizer(), chat_template=source, stop_tokens=stops, proof="off")
+
+
+def _check(encoder: Encoder, scenario: Scenario) -> Case:
+    try:
+        return check_closely(encoder, scenario.messages, scenario.tools)
+    except Exception as error:  # a fault may have any consequence
+        return Case("crashed", f"{type(error).__name__}: {error}")
+
+
+@functools.cache
+def _before() -> dict[tuple[str, str], Case]:
+    """Return what the matrix says without any fault."""
+    return {
+        (template, scenario.name): _check(encoder, scenario)
+        for template in TEMPLATES
+        for encoder in [_encoder(template)]
+        for scenario in MATRIX
+    }
+
+
+def _tried(mutant: Mutant) -> Iterator[Tried]:
+    """Yield the matrix, with what is there already."""
+    before = _before()
+    for template in sorted(TEMPLATES, key=lambda name: name != mutant.shown_by):
+        encoder = _encoder(template)
+        for scenario in MATRIX:
+            expected = before[template, scenario.name]
+            if expected.status != "raises":
+                yield Tried(template, scenario.name, expected, _check(encoder, scenario))
+
+
+def test_the_matrix_is_green() -> None:
+    status = [case.status for case in _before().values()]
+    assert "wrong" not in status
+    assert "crashed" not in status
+    assert status.count("exact") > 0.8 * len(status)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_the_matrix_notices(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    _before()
+    mutant.patch(monkeypatch)
+    red = (
+        tried
+        for tried in _tried(mutant)
+        if tried.after.status == "wrong"
+        or (
+            mutant.noticed == "refused"
+            and tried.before.status == "exact"
+            and tried.after.status in ("refused", "crashed", "no completion")
+        )
+    )
+    found = next(red, None)
+    assert found is not None, f"nothing noticed: {mutant.name}"
