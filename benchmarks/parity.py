@@ -43,12 +43,12 @@ def cases_of_template(name: str) -> list[Result]:
 
 
 def cases_of_tokenizer(name: str) -> list[Result]:
-    """Check one tokenizer, with the templates that fit it, on every conversation."""
-    return [
-        case
-        for tokenizer, template in corpus.fitted(name)
-        for case in _cases(name, tokenizer, corpus.template_source(template))
-    ]
+    """Check one tokenizer with a template of control tokens and with one of plain text."""
+    results: list[Result] = []
+    for style in ("native", "alpaca"):
+        tokenizer, template = corpus.fitted(name, style)
+        results += _cases(name, tokenizer, corpus.template_source(template))
+    return results
 
 
 def _cases(name: str, tokenizer: PreTrainedTokenizerBase, template: str) -> list[Result]:

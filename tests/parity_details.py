@@ -7,7 +7,6 @@ data alone, as there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any, cast
 
 from lossmask import Encoder, Example, Span
@@ -18,7 +17,9 @@ _TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")
 _WORD = re.compile(r"\b[QASRT]\d+\b")
 
 
-def check_closely(encoder: Encoder, messages: list[Message], tools: list[Any] | None = None) -> Case:
+def check_closely(
+    encoder: Encoder, messages: list[Message], tools: list[Any] | None = None
+) -> Case:
     """Encode a conversation and hold it against inference, details included."""
     remembering = _Remembering(encoder)
     case = check(cast(Encoder, remembering), messages, tools)
@@ -51,9 +52,7 @@ class _Remembering:
 class _Details(Oracle):
     """Checks of one example."""
 
-    def __init__(
-        self, encoder: Encoder, messages: list[Message], tools: list[Any] | None
-    ) -> None:
+    def __init__(self, encoder: Encoder, messages: list[Message], tools: list[Any] | None) -> None:
         super().__init__(encoder, messages, tools)
         self.weights = [_weight(message) for message in messages]
         self.appends_stops = encoder.policy.append_stop != "never"
@@ -66,7 +65,8 @@ class _Details(Oracle):
             prompt = self.render(index, prompt=True)
             full = self.render(index + 1, prompt=False)
             self._check_weights(example, span)
-            self._check_beginning(example.text[: span.start], prompt, full, kinds)
+            if "generation_prompt_mismatch" in kinds:
+                self._check_mismatch(index, span.start, prompt, full)
             self._check_stop(example, span, full, kinds)
             self._check_calls(example.text[span.start : span.end], index)
             self._check_straddle(example, span, kinds)
@@ -80,25 +80,26 @@ class _Details(Oracle):
     def _check_attribution(self, example: Example) -> None:
         """Require that tokens inside a word that only one message holds name that message."""
         starts, ends = example.offsets[:, 0], example.offsets[:, 1]
+        texts = [strings_in(message) for message in self.messages]
         for word in _WORD.finditer(example.text):
-            holders = [k for k, text in enumerate(self._texts()) if word.group() in text]
-            if len(holders) != 1 or word.group() in strings_in(self.tools or []):
+            holders = [k for k, text in enumerate(texts) if word.group() in text]
+            others = (self.template, strings_in(self.tools or []))
+            if len(holders) != 1 or any(word.group() in other for other in others):
                 continue
             inside = (starts >= word.start()) & (ends <= word.end()) & (ends > starts)
             named = set(example.message_index[inside].tolist())
             _require(named <= set(holders), f"{word.group()!r} is attributed to {named}")
 
-    def _texts(self) -> Iterator[str]:
-        return map(strings_in, self.messages)
-
-    def _check_beginning(self, before: str, prompt: str, full: str, kinds: set[str]) -> None:
-        """Require that a common prefix does not end inside a tag, nor where the context differs."""
-        if "generation_prompt_mismatch" not in kinds:
-            return
-        at = len(before)
+    def _check_mismatch(self, index: int, at: int, prompt: str, full: str) -> None:
+        """Require that a common prefix ends inside no tag, and that the context is the same."""
         for text in (prompt, full):
             inside = [tag.group() for tag in _TAG.finditer(text) if tag.start() < at < tag.end()]
-            _require(not inside, f"the prompt ends inside {inside}")
+            _require(not inside, f"message {index}: the prompt ends inside {inside}")
+        context = self.render(index, prompt=False)
+        _require(
+            full.startswith(context.rstrip()) or not prompt.startswith(context),
+            f"message {index}: its context {context!r} is not in the full rendering",
+        )
 
     def _check_stop(self, example: Example, span: Span, full: str, kinds: set[str]) -> None:
         """Require the stop that the conversation shows, or else the one that history shows."""
@@ -132,7 +133,9 @@ class _Details(Oracle):
         prompt, text = example.text[: span.start], example.text[: span.end]
         joint = self.ids(text)
         ids = example.input_ids[: span.token_end].tolist()
-        _require(joint != ids, f"message {span.message_index}: no token spans the border {prompt!r}")
+        _require(
+            joint != ids, f"message {span.message_index}: no token spans the border {prompt!r}"
+        )
 
 
 def _weight(message: Message) -> float:

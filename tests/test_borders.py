@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lossmask import Encoder, Example
+from lossmask import Encoder, Example, ParityError
 from lossmask.embedded import DEMO_MODEL
 from tests.parity import check
 from tests.scenarios import assistant, user
@@ -84,6 +86,20 @@ def test_a_stop_token_inside_the_generation_prompt_is_not_the_end_of_an_empty_an
     [example] = Encoder(tokenizer, chat_template=template).encode(messages)
     assert example.supervised_text == ["!<|im_end|>"]
     assert check(Encoder(tokenizer, chat_template=template), messages).status == "exact"
+
+
+def test_an_answer_joined_to_the_one_before_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    template = (
+        "{% for i in range(messages | length) %}{% set m = messages[i] %}"
+        "{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}{{ ' ' + m.content }}"
+        "{% if i + 1 < messages | length and messages[i + 1].role == 'assistant' %}{{ '\n' }}"
+        "{% else %}<|im_end|>{% endif %}{% endif %}{% endfor %}"
+    )
+    encoder = Encoder(tokenizer, chat_template=template)
+    [example] = encoder.encode([user("Q0?"), assistant("A1.")])
+    assert example.supervised_text == [" A1.<|im_end|>"]
+    with pytest.raises(ParityError, match=re.escape("end with '<|im_end|>' in the prompt, but")):
+        encoder.encode([user("Q0?"), assistant("A1."), assistant("A2.")])
 
 
 def _of_message(examples: list[Example], index: int) -> Example:

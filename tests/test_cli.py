@@ -335,7 +335,7 @@ def test_show_of_a_row_at_which_the_template_eats_memory_says_so(
 def test_a_template_that_always_eats_memory_is_one_line(lossmask: Command, tmp_path: Path) -> None:
     template = tmp_path / "hungry.jinja"
     template.write_text(HUNGRY)
-    data = write(tmp_path / "good.jsonl", GOOD, "{broken", GOOD, GOOD)
+    data = write(tmp_path / "rows.jsonl", GOOD, "{broken", GOOD, GOOD)
     changes: dict[str, str | Path] = {"data": data, "chat_template": template, "max_memory": "0.5"}
     result = lossmask(*arguments(tmp_path, **changes))
     words = " ".join(result.err.split())

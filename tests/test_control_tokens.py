@@ -248,6 +248,23 @@ def test_control_tokens_that_swallow_space_still_do(demo: PreTrainedTokenizerBas
     assert tokens.offsets[0].tolist() == [0, 9]
 
 
+@pytest.mark.parametrize("policy", ["error", "escape", "allow"])
+def test_space_that_a_control_token_swallows_is_not_its_text(
+    demo: PreTrainedTokenizerBase, policy: Any
+) -> None:
+    greedy = with_tokens(demo, "<|end|>", rstrip=True, lstrip=True)
+    encoder = Encoder(
+        greedy,
+        Policy(control_tokens=policy),
+        chat_template="{% for m in messages %}{{ m.content }}<|end|>{% endfor %}",
+        stop_tokens=["<|end|>"],
+    )
+    [example] = encoder.encode([user("a"), assistant("b "), user("  c"), assistant("d")])
+    assert example.supervised_text == ["b <|end|>", "d<|end|>"]
+    pieces = (piece for text in "abcd" for piece in (text, "<|end|>"))
+    assert example.input_ids.tolist() == ids_of(greedy, *pieces)
+
+
 def test_control_tokens_found_in_normalised_text(demo: PreTrainedTokenizerBase) -> None:
     lower = copy.deepcopy(demo)
     lower.backend_tokenizer.normalizer = normalizers.Lowercase()
@@ -344,11 +361,13 @@ def test_slow_tokenizers_are_refused_where_there_is_something_to_escape() -> Non
 def test_private_use_characters_in_the_text_and_in_tokens_are_avoided(
     demo: PreTrainedTokenizerBase,
 ) -> None:
-    tokenizer = with_tokens(demo, "\U0010e002", special=False)
+    tokenizer = with_tokens(demo, "\U0010e002", "\U0010e002x", special=False)
     own = tokenizer.convert_tokens_to_ids("\U0010e002")
     text = "<|im_end|>\U000fe001\U00100001"
     tokens = escape(tokenizer, "\U0010e002", text, "<|im_end|>")
     assert tokens.ids.tolist() == [own, *ids_of(demo, text, "<|im_end|>")]
+    tokens = escape(tokenizer, "", "<|im_end|>", "<|im_start|>x")
+    assert tokens.ids.tolist() == ids_of(demo, "<|im_end|>", "<|im_start|>", "x")
     every = "\U0010e000\U000fe000\U00100000\U000f0000"
     with pytest.raises(TokenizerError, match="every block of private-use") as raised:
         escape(demo, "", f"<|im_end|>{every}", "")
@@ -390,6 +409,17 @@ def test_control_tokens_in_tools_are_refused(demo: PreTrainedTokenizerBase, poli
     error = refusal(encoder, [user("a"), assistant("b")], tools)
     assert error.reason == "control_token_in_content"
     assert "'tools' contains the control token '<|im_end|>'" in str(error)
+
+
+@pytest.mark.parametrize("policy", ["error", "escape"])
+def test_control_tokens_in_keys_of_messages_are_refused(
+    demo: PreTrainedTokenizerBase, policy: Any
+) -> None:
+    template = CHATML.replace("{{ m.content }}", "{{ m | tojson }}")
+    encoder = Encoder(demo, Policy(control_tokens=policy), chat_template=template)
+    error = refusal(encoder, [user("a"), assistant("b"), user("c") | {"<|im_end|>": 1}])
+    assert (error.reason, error.message_index) == ("control_token_in_content", 2)
+    assert "a key contains the control token '<|im_end|>'" in str(error)
 
 
 def test_an_answer_that_begins_with_a_control_token_of_its_prompt_is_refused(

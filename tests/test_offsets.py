@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,12 +162,12 @@ def test_a_slow_tokenizer_of_bytes() -> None:
     ]
 
 
-def test_a_slow_wordpiece_gives_the_offsets_of_the_fast_one(tmp_path_factory) -> None:  # type: ignore[no-untyped-def]
+def test_a_slow_wordpiece_gives_the_offsets_of_the_fast_one(tmp_path: Path) -> None:
     fast = wordpiece("he", "##llo")
     names = sorted(fast.get_vocab(), key=fast.get_vocab().__getitem__)
-    vocabulary = tmp_path_factory.mktemp("bert") / "vocab.txt"
+    vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    specials = {key: "[UNK]" for key in ("sep_token", "pad_token", "cls_token", "mask_token")}
+    specials = dict.fromkeys(("sep_token", "pad_token", "cls_token", "mask_token"), "[UNK]")
     slow = BertTokenizerLegacy(str(vocabulary), **specials)
     for text in (
         "Hello  Héllo, 龘龘a 🙂b!",

@@ -111,6 +111,14 @@ def test_white_space_that_the_template_writes_in_place_of_the_message_is_the_tem
     assert drawn(observe(render, [user("Hi\n"), user("Ho")])) == "aa\n bb\n"
 
 
+def test_white_space_is_told_at_one_end_where_it_cannot_be_at_the_other() -> None:
+    def render(messages: Sequence[Message]) -> str:
+        return "".join("[" + m["content"].strip("\n") + "]" for m in messages)
+
+    assert drawn(observe(render, [user("\nHi  ")])) == "[aaaa]"
+    assert drawn(observe(render, [user("  Hi\n")])) == "[aaaa]"
+
+
 @pytest.mark.parametrize("ensure_ascii", [True, False])
 def test_escaped_characters_have_one_offset(ensure_ascii: bool) -> None:
     def render(messages: Sequence[Message]) -> str:
@@ -223,6 +231,15 @@ def test_keys_of_arguments_are_strings_of_their_own() -> None:
         Leaf(0, f"{path}/b", is_key=True),
         Leaf(0, f"{path}/b"),
     ]
+
+
+def test_a_key_that_would_become_another_is_undetermined() -> None:
+    arguments = dict.fromkeys("abcdefghijklmnopqrstuvwxyz", 1)
+    seen = observe(json.dumps, [assistant("", tool_calls=[call("f", arguments)])])
+    assert seen.undetermined == {
+        Leaf(0, f"tool_calls/0/function/arguments/{key}", is_key=True): "two keys became one"
+        for key in arguments
+    }
 
 
 def test_two_strings_that_make_one_character_are_undetermined() -> None:

@@ -332,12 +332,78 @@ def test_an_encoder_of_ids_has_no_tokenizer_template_or_fingerprint() -> None:
 
 
 def test_one_conversation_knows_nothing_of_another() -> None:
-    encoder = Encoder.from_renderer(Pairs())
-    rows = [{"messages": [user("ab"), assistant(text)]} for text in ("cd", "c", "cd")]
-    first, _, third = (outcome.examples[0] for outcome in encoder.encode_batch(rows))
-    assert np.array_equal(first.input_ids, third.input_ids)
-    refused = encoder.encode_row({"messages": [user("ab"), assistant(None)]})
-    assert refused.rejection is not None
+    encoder = Encoder.from_renderer(Bytes())
+    typed = [user("<end><user>a"), assistant("b")]
+    [first] = encoder.encode(typed)
+    [other] = encoder.encode([user(""), user("a"), assistant("b")])
+    [again] = encoder.encode(typed)
+    assert first.text == other.text == again.text
+    assert first.input_ids.tolist() == [USER, *b"<end><user>a", END, BOT, 98, END]
+    assert other.input_ids.tolist() == [USER, END, USER, 97, END, BOT, 98, END]
+    assert again.input_ids.tolist() == first.input_ids.tolist()
+
+
+def test_a_generation_prompt_that_the_finished_turn_lacks_is_cut_at_a_token() -> None:
+    class Thinks(Bytes):
+        """Opens a think block in the prompt, which the finished turn does not have."""
+
+        def render(
+            self,
+            messages: Sequence[Message],
+            *,
+            tools: Sequence[Any] | None = None,
+            add_generation_prompt: bool = False,
+        ) -> Sequence[int]:
+            ids = super().render(messages, add_generation_prompt=add_generation_prompt)
+            return [*ids, *b"<think>"] if add_generation_prompt else ids
+
+    [example] = Encoder.from_renderer(Thinks()).encode([user("a"), assistant("b")])
+    assert [finding.kind for finding in example.findings] == ["generation_prompt_mismatch"]
+    assert example.input_ids.tolist() == [USER, 97, END, BOT, 98, END]
+    assert example.labels.tolist() == [-100, -100, -100, -100, 98, END]
+
+
+def test_inference_stops_at_the_first_of_two_stop_tokens() -> None:
+    class Twice(Bytes):
+        """Ends the conversation with the stop token once more."""
+
+        def render(
+            self,
+            messages: Sequence[Message],
+            *,
+            tools: Sequence[Any] | None = None,
+            add_generation_prompt: bool = False,
+        ) -> Sequence[int]:
+            ids = super().render(messages, add_generation_prompt=add_generation_prompt)
+            return ids if add_generation_prompt else [*ids, END]
+
+    messages = [user("a"), assistant("b")]
+    [example] = Encoder.from_renderer(Twice()).encode(messages)
+    assert example.input_ids.tolist()[-3:] == [98, END, END]
+    assert example.labels.tolist()[-3:] == [98, END, -100]
+
+
+def test_a_stop_token_is_appended_as_the_policy_says() -> None:
+    class Endless(Bytes):
+        """Ends a message only when another one follows."""
+
+        def render(
+            self,
+            messages: Sequence[Message],
+            *,
+            tools: Sequence[Any] | None = None,
+            add_generation_prompt: bool = False,
+        ) -> Sequence[int]:
+            ids = super().render(messages, add_generation_prompt=add_generation_prompt)
+            return ids if add_generation_prompt else ids[:-1]
+
+    messages = [user("a"), assistant("b")]
+    [example] = Encoder.from_renderer(Endless()).encode(messages)
+    assert example.input_ids.tolist() == [USER, 97, END, BOT, 98, END]
+    assert example.supervised_text == ["b<end>"]
+    assert [finding.kind for finding in example.findings] == ["stop_appended"]
+    never = Encoder.from_renderer(Endless(), Policy(append_stop="never"))
+    assert never.encode(messages)[0].supervised_text == ["b"]
 
 
 class JinjaAsText:

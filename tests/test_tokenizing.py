@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
-from tokenizers import normalizers
+from tokenizers import normalizers, pre_tokenizers
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 
-from lossmask import TokenizerError
+from lossmask import ParityError, TokenizerError
 from lossmask.embedded import DEMO_MODEL
 from lossmask.tokenizing import TextTokenizer, Tokens
-from tests import corpus
+from tests import corpus, small_tokenizers
 
 TEXTS = [
     "",
@@ -78,17 +79,88 @@ def test_an_added_token_owns_the_white_space_it_swallows(
 
 
 def test_text_that_follows_is_spelled_exactly(tokenizer: PreTrainedTokenizerBase) -> None:
-    tokens = TextTokenizer(tokenizer).continuation(" word\n")
+    tokens = TextTokenizer(tokenizer).continuation("a", " word\n")
     assert tokenizer.decode(tokens.ids.tolist()) == " word\n"
     assert covered(tokens, 6)
 
 
-def test_a_normalising_tokenizer_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
-    lossy = copy.deepcopy(tokenizer)
-    lossy.backend_tokenizer.normalizer = normalizers.Replace("x", "")
-    with pytest.raises(TokenizerError, match="leave characters out") as raised:
-        TextTokenizer(lossy).encode(["<|im_end|>x<|im_end|>"])
+@pytest.mark.parametrize(
+    ("prompt", "text", "names"),
+    [
+        ("x", "ab", ["ab"]),
+        ("x", " ab", ["▁", "ab"]),
+        ("x", "龘", ["<0xE9>", "<0xBE>", "<0x98>"]),
+        ("x", "a<|end|>", ["a", "<|end|>"]),
+    ],
+)
+def test_text_that_follows_has_no_dummy_space(prompt: str, text: str, names: list[str]) -> None:
+    llama = small_tokenizers.sentencepiece("a b")
+    assert llama.tokenize(text)[0] in ("▁", "▁a")
+    tokens = TextTokenizer(llama).continuation(prompt, text)
+    assert llama.convert_ids_to_tokens(tokens.ids.tolist()) == names
+
+
+def test_a_word_that_the_prompt_begins_goes_on_behind_it() -> None:
+    bert = small_tokenizers.wordpiece("##ab", "ab", "xa")
+    tokens = TextTokenizer(bert).continuation("so x", "ab c<|end|>")
+    assert bert.convert_ids_to_tokens(tokens.ids.tolist()) == ["##ab", "c", "<|end|>"]
+    assert tokens.offsets.tolist() == [[0, 2], [3, 4], [4, 11]]
+    t5 = small_tokenizers.unigram("▁xa", "ab")
+    assert t5.tokenize("xab") == ["▁xa", "b"]
+    tokens = TextTokenizer(t5).continuation("yx", "ab")
+    assert t5.convert_ids_to_tokens(tokens.ids.tolist()) == ["ab"]
+
+
+def test_text_that_no_tokens_spell_behind_the_prompt_is_refused() -> None:
+    clip = small_tokenizers.clip_like()
+    with pytest.raises(ParityError, match="no tokens spell exactly 'b'") as raised:
+        TextTokenizer(clip).continuation("a", "b")
+    assert raised.value.reason == "boundary_inside_token"
+
+
+def test_tokens_that_do_not_spell_the_text_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    odd = copy.deepcopy(tokenizer)
+    odd.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("q", "removed"), odd.backend_tokenizer.pre_tokenizer]
+    )
+    with pytest.raises(
+        TokenizerError, match=r"at character 2, 'qb', token \d is 'b' .* does not spell"
+    ) as raised:
+        TextTokenizer(odd).encode(["a qb"])
     assert raised.value.reason == "unusable_offsets"
+
+
+def test_text_that_no_token_is_left_for_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    odd = copy.deepcopy(tokenizer)
+    odd.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("q", "removed"), odd.backend_tokenizer.pre_tokenizer]
+    )
+    with pytest.raises(TokenizerError, match="at character 1, 'q', no token is left"):
+        TextTokenizer(odd).encode(["aq"])
+
+
+def test_control_tokens_and_added_tokens_are_listed_longest_first_and_once(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    adapted = copy.deepcopy(tokenizer)
+    adapted.add_tokens([AddedToken("<tool>", special=False), AddedToken("<t>", special=False)])
+    text_tokenizer = TextTokenizer(adapted)
+    control = text_tokenizer.control_tokens()
+    assert control == ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    assert text_tokenizer.added_tokens() == (*control, "<tool>", "<t>")
+    assert text_tokenizer.control_tokens() is control
+
+
+def test_a_tokenizer_survives_pickling() -> None:
+    text = "Hello  h\u00e9llo"
+    for tokenizer in (
+        small_tokenizers.wordpiece("he", "##llo"),
+        small_tokenizers.byte_level(normalizer=normalizers.NFC()),
+    ):
+        original = TextTokenizer(tokenizer)
+        copied = pickle.loads(pickle.dumps(original))
+        [before], [after] = original.encode([text]), copied.encode([text])
+        assert before.offsets.tolist() == after.offsets.tolist()
 
 
 @corpus.needs_corpus
@@ -104,6 +176,6 @@ def test_published_tokenizers_keep_their_ids_and_cover_the_text(name: str) -> No
 @corpus.needs_corpus
 def test_sentencepiece_text_that_follows_has_no_dummy_space() -> None:
     llama = corpus.tokenizer("llama2")
-    tokens = TextTokenizer(llama).continuation("answer")
+    tokens = TextTokenizer(llama).continuation("question", "answer")
     assert llama.convert_ids_to_tokens(tokens.ids.tolist()) == ["answer"]
     assert llama("answer", add_special_tokens=False)["input_ids"] != tokens.ids.tolist()

@@ -122,6 +122,7 @@ def test_rows_encoded_before_a_death_are_not_encoded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "_SECONDS_BETWEEN_SNAPSHOTS", 0)
+    monkeypatch.setattr(worker_module, "_SHARE_OF_SNAPSHOTS", 1e9)
     notes = tmp_path / "notes"
     with workers(lambda: Patient(notes)) as pool:
         [encoded] = pool.encode([chunk("a", "b", "hang", "c", "crash", "d")])

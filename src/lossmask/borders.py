@@ -82,9 +82,8 @@ def find_border(
     tags = (_TAG, added_tokens)
     own = np.flatnonzero(full.message_index() == index)
     first = int(own[0]) if own.size else len(full.text)
-    prompt_context, full_context = _ends_of_context(
-        index, traced, full, first, prompt.uninvited(), tags
-    )
+    uninvited = prompt.uninvited()
+    prompt_context, full_context = _ends_of_context(index, traced, full, first, uninvited, tags)
     generation_prompt = prompt.text[prompt_context:]
     header = full.text[full_context:first]
     common = _whole_tags(
@@ -96,8 +95,24 @@ def find_border(
     if respelled is not None:
         return _respelled(index, traced, full, full_context + respelled, generation_prompt, header)
     if prompt.text[:prompt_context] == full.text[:full_context]:
+        _check_kept(index, prompt.text, full.text, uninvited)
         return _mismatch(index, full, full_context, generation_prompt, header, common)
     return _context_differs(index, traced, full, full_context, generation_prompt, header, common)
+
+
+def _check_kept(index: int, prompt: str, full: str, uninvited: str) -> None:
+    """Refuse a finished turn before which the context ends otherwise than in the prompt.
+
+    Some templates join an answer to the one before it, whose end of turn inference sees.
+    """
+    if prompt.startswith(uninvited) and not full.startswith(uninvited.rstrip()):
+        at = shared_length(uninvited, full)
+        raise ParityError(
+            f"the messages before the answer end with {uninvited[at:]!r} in the prompt, but with "
+            f"{full[at : at + 20]!r} in the finished conversation",
+            reason="prompt_differs",
+            message_index=index,
+        )
 
 
 def _mismatch(

@@ -14,11 +14,12 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from lossmask.completions import Turn
+from lossmask.conversation import Conversation
 from lossmask.errors import ConversationError, ParityError
 from lossmask.protocols import AnyTokenizer
 from lossmask.setting import Setting
@@ -92,13 +93,13 @@ def control_tokens_of(tokenizer: AnyTokenizer, stops: Stops) -> ControlTokens:
 
 
 def refuse_control_tokens(
-    turns: Sequence[Turn], tools: Sequence[Any] | None, setting: Setting
+    turns: Sequence[Turn], conversation: Conversation, setting: Setting
 ) -> None:
     """Refuse control tokens that the template did not write, as far as the policy says.
 
     Args:
         turns: With the texts that will be tokenized.
-        tools: Tool schemas. They are rendered without origins, so their text cannot be escaped.
+        conversation: What they were made of.
         setting: Policy, tokenizer, stops.
 
     Raises:
@@ -108,14 +109,7 @@ def refuse_control_tokens(
     if policy == "allow":
         return
     pattern = any_of(tuple(control_tokens_of(setting.tokenizer, setting.stops).texts.values()))
-    found = pattern.search(json.dumps(tools, ensure_ascii=False)) if tools else None
-    if found is not None:
-        raise ConversationError(
-            f"'tools' contains the control token {found.group()!r}: the model would read it as "
-            'one; remove it, or say control_tokens="allow"'
-            + (' ("escape" is for messages)' if policy == "escape" else ""),
-            reason="control_token_in_content",
-        )
+    _refuse_untraced(conversation, pattern)
     if not isinstance(setting.tokenizer, TextTokenizer):
         return  # where text is not tokenized, only the ids tell: see check_control_ids
     for turn in turns:
@@ -124,6 +118,28 @@ def refuse_control_tokens(
             continue
         for found in pattern.finditer(turn.text):
             _refuse_written(turn, found.start(), found.end())
+
+
+def _refuse_untraced(conversation: Conversation, pattern: re.Pattern[str]) -> None:
+    """Refuse control tokens in what is rendered without origins, so that none can be escaped."""
+    tools = conversation.tools
+    untraced: list[tuple[int | None, str, str]] = [
+        (index, "a key", str(key))
+        for index, message in enumerate(conversation.messages)
+        for key in message
+    ]
+    if tools:
+        untraced.append((None, "'tools'", json.dumps(tools, ensure_ascii=False)))
+    for index, place, text in untraced:
+        found = pattern.search(text)
+        if found is not None:
+            raise ConversationError(
+                f"{place} contains the control token {found.group()!r}: the model would read it "
+                "as one, and it cannot be escaped there; remove it, or say "
+                'control_tokens="allow"',
+                reason="control_token_in_content",
+                message_index=index,
+            )
 
 
 def _refuse_of_both(turn: Turn, pattern: re.Pattern[str]) -> None:
@@ -159,16 +175,18 @@ def check_control_ids(turns: Sequence[TokenizedTurn], setting: Setting) -> None:
 
 def _refuse_written(turn: Turn, start: int, end: int) -> None:
     """Refuse a control token of which a message wrote a part."""
-    for position in range(start, end):
-        leaf, offset = turn.rendering.origin(position)
-        if leaf is not None:
-            raise ConversationError(
-                f"{leaf.path!r} contains the control token {turn.text[start:end]!r} at character "
-                f"{offset}: the model would read it as one; remove it, or say "
-                'control_tokens="escape" or "allow"',
-                reason="control_token_in_content",
-                message_index=leaf.message_index,
-            )
+    written = np.flatnonzero(turn.origins[start:end] >= 0)
+    if not written.size:
+        return
+    leaf, offset = turn.rendering.origin(start + int(written[0]))
+    assert leaf is not None  # an origin that is not negative names one
+    raise ConversationError(
+        f"{leaf.path!r} contains the control token {turn.text[start:end]!r} at character "
+        f"{offset}: the model would read it as one; remove it, or say "
+        'control_tokens="escape" or "allow"',
+        reason="control_token_in_content",
+        message_index=leaf.message_index,
+    )
 
 
 def _refuse_stop_inside(turn: TokenizedTurn, stops: Stops) -> None:

@@ -37,8 +37,10 @@ _BLOCK_SIZE = 0x1FFE
 
 
 @functools.lru_cache(maxsize=4)
-def escaping(tokenizer: AnyTokenizer, stops: Stops) -> TextTokenizer:
+def escaping(tokenizer: AnyTokenizer, stops: Stops) -> AnyTokenizer:
     """Return a tokenizer that takes control tokens in messages as the characters they are."""
+    if not isinstance(tokenizer, TextTokenizer):
+        return tokenizer  # ids that a renderer gave: it never reads text as a control token
     escape = Escape(tokenizer.tokenizer, control_tokens_of(tokenizer, stops))
     return TextTokenizer(tokenizer.tokenizer, escape)
 

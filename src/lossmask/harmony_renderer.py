@@ -233,16 +233,24 @@ def _joined(message: Message, index: int) -> str:
 
 
 def _name_of_tool(messages: Sequence[Message], index: int) -> str:
-    """Return the name of the tool that gave a result: as it says, or as the call it answers."""
+    """Return the name of the tool that gave a result.
+
+    It says so itself, or the call with its id does, or the only call that it can answer.
+    """
     message = messages[index]
     if isinstance(message.get("name"), str):
         return str(message["name"])
     answered = message.get("tool_call_id")
     for earlier in reversed(messages[:index]):
-        for call in earlier.get("tool_calls") or []:
-            if answered is not None and call.get("id") == answered:
+        calls = earlier.get("tool_calls") or []
+        for call in calls:
+            if call.get("id") == answered if answered is not None else len(calls) == 1:
                 return str(call.get("function", call)["name"])
-    raise _cannot_say(index, f"no tool has its 'name', and no call its 'tool_call_id' {answered!r}")
+        if answered is None and earlier["role"] != "tool":
+            break
+    raise _cannot_say(
+        index, f"it has no 'name', and its 'tool_call_id' {answered!r} is that of no single call"
+    )
 
 
 def _tool(tool: Mapping[str, Any]) -> ToolDescription:

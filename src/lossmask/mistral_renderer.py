@@ -106,8 +106,6 @@ class MistralRenderer:
         if isinstance(self._pieces, Tekkenizer):
             return bytes(self._pieces.id_to_byte_piece(token_id, SpecialTokenPolicy.KEEP))
         piece = str(self._pieces.id_to_piece(token_id))
-        if token_id in self.control_ids:
-            return piece.encode()
         byte = _BYTE_PIECE.fullmatch(piece)
         return bytes([int(byte[1], 16)]) if byte else piece.replace("▁", " ").encode()
 

@@ -291,7 +291,7 @@ def _offsets_with(part: Flags, seen: Seen, trials: _Trials) -> Codes | None:
     moved = base.text != third.text
     in_text, in_leaf = coded(base.text, third.text), coded(base.leaf, third.leaf)
     offsets = matched(seen.offsets, moved, in_text, part, in_leaf)
-    return None if np.any(moved & (seen.moved | (offsets == COARSE))) else offsets
+    return None if np.any(moved & (offsets == COARSE)) else offsets
 
 
 def _drop_clashes(

@@ -14,17 +14,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
-import transformers
 
 from lossmask.errors import ParityError, TemplateError
 from lossmask.perturbation import Observation, observe
@@ -33,7 +33,7 @@ from lossmask.rendering import ChatTemplate, Message, Rendering
 from lossmask.traced_text import COARSE, Origins, leaf_of
 
 _CONTEXT = 20  # characters of text shown on either side of a disagreement
-_DERIVATION = (  # what a proof proves: with other code it has to be made again
+_DERIVATION = (  # the modules whose work a proof is about
     "rendering",
     "template_environment",
     "traced_text",
@@ -281,11 +281,12 @@ def _key(template: ChatTemplate, template_variables: Mapping[str, Any]) -> str:
 
 @cache
 def _versions() -> tuple[str, ...]:
-    here = Path(__file__).parent
+    """Return what the derivations are made of: with any other a proof has to be made again."""
     code = hashlib.sha256()
     for name in _DERIVATION:
-        code.update((here / f"{name}.py").read_bytes())
-    return (code.hexdigest(), transformers.__version__, jinja2.__version__)
+        with suppress(OSError):  # installed without sources: the version has to do
+            code.update(resources.files("lossmask").joinpath(f"{name}.py").read_bytes())
+    return (code.hexdigest(), *map(version, ("lossmask", "transformers", "jinja2")))
 
 
 def _folder() -> Path:
@@ -310,12 +311,11 @@ def _read(path: Path, key: str) -> Proof | None:
 
 def _write(path: Path, key: str, proof: Proof) -> None:
     """Remember a proof where possible; whole, or not at all."""
-    text = json.dumps({"key": key, **asdict(proof)})
+    unfinished = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(unfinished, path)
+        unfinished.write_text(json.dumps({"key": key, **asdict(proof)}), encoding="utf-8")
+        unfinished.replace(path)
     except OSError:  # read-only or full: the next process proves the template again
-        return
+        with suppress(OSError):
+            unfinished.unlink()

@@ -24,6 +24,7 @@ Ids = npt.NDArray[np.int32]
 Offsets = npt.NDArray[np.int32]
 
 _LONGEST_ANCHOR = 24
+_OTHER_LETTERS = "qzj"  # few pieces of a vocabulary begin with these
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +116,8 @@ class TextTokenizer:
 
         SentencePiece puts a dummy space before text that begins a string, WordPiece begins a word
         there. Both are avoided by tokenizing the text behind a newline, or behind the last
-        characters of the prompt, and cutting those off; what is left must spell ``text`` exactly.
+        characters of the prompt, or another letter if it ends with one, and cutting that off; what
+        is left must spell ``text`` exactly.
 
         Args:
             prompt: What precedes the text.
@@ -144,6 +146,7 @@ class TextTokenizer:
         anchors = ["", "\n"]
         if not self._offsets.keeps_space:  # only the prompt itself tells whether a word goes on
             anchors = [prompt[-k:] for k in range(1, min(len(prompt), _LONGEST_ANCHOR) + 1)]
+            anchors += _OTHER_LETTERS if prompt[-1:].isalpha() else ""
         texts = [part for anchor in anchors for part in (anchor, anchor + text)]
         if self._escape is None:
             encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]

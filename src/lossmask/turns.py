@@ -60,7 +60,7 @@ def derive_turns(
     turns[-1] = turns[-1].extended_to(whole)
     for turn in turns:
         _refuse_surrogates(turn.rendering)
-    refuse_control_tokens(turns, conversation.tools, setting)
+    refuse_control_tokens(turns, conversation, setting)
     not_trained = [
         Finding(error.reason, f"not trained: {error.detail}", index)
         for index, error in left_out.items()
