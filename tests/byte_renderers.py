@@ -1,4 +1,4 @@
-"""Small renderers of ids, one per way in which renderers differ: a token is a byte, or two.
+"""Small renderers, one per way in which renderers differ: a token is a byte, or two.
 
 They stand in for libraries such as mistral-common; their ids can be worked out by hand.
 """
@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer
+
 from lossmask import TokenRenderer
+from lossmask.embedded import DEMO_MODEL
+from tests.fixture_templates import FIXTURE_TEMPLATES
 from tests.renderer_parity import Ids, Library
 from tests.scenarios import Message
 
+DOCS = (Path(__file__).resolve().parents[1] / "docs" / "renderers.md").read_text(encoding="utf-8")
 END, USER, BOT, TOOLS = 256, 257, 258, 259
 NAMES = {END: b"<end>", USER: b"<user>", BOT: b"<bot>", TOOLS: b"<tools>"}
 
@@ -112,6 +118,30 @@ class ParsesContent(Bytes):
         return [token_id for part in parts for token_id in control.get(part) or part.encode()]
 
 
+class JinjaAsText:
+    """A template of our own, rendered by transformers, as a renderer of text."""
+
+    def __init__(self, name: str) -> None:
+        self._tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
+        self._template = FIXTURE_TEMPLATES[name]
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Any] | None = None,
+        add_generation_prompt: bool = False,
+    ) -> str:
+        text: str = self._tokenizer.apply_chat_template(
+            list(messages),
+            tools=tools,
+            chat_template=self._template,
+            add_generation_prompt=add_generation_prompt,
+            tokenize=False,
+        )
+        return text
+
+
 def library(renderer: TokenRenderer) -> Library:
     return Library(
         lambda messages, tools: list(
@@ -121,3 +151,8 @@ def library(renderer: TokenRenderer) -> Library:
         lambda ids: b"".join(map(renderer.token_bytes, ids)),
         renderer.stop_ids,
     )
+
+
+def code_of_docs() -> list[str]:
+    """Return the Python examples of docs/renderers.md."""
+    return re.findall(r"```python\n(.*?)```", DOCS, flags=re.DOTALL)

@@ -443,15 +443,15 @@ CONSTANT_BOMBS = {
 """Templates that no row survives; some blow up when they are compiled."""
 
 NESTED = {
-    "parentheses": "{{ " + "(" * 100_000 + "1" + ")" * 100_000 + " }}",
-    "lists": "{{ " + "[" * 100_000 + "1" + "]" * 100_000 + " }}",
-    "ifs": "{% if a %}" * 100_000 + "{% endif %}" * 100_000,
-    "loops": "{% for a in b %}" * 100_000 + "{% endfor %}" * 100_000,
-    "sums": "{{ " + "+".join(["1"] * 100_000) + " }}",
-    "attributes": "{{ a" + ".b" * 100_000 + " }}",
-    "filters": "{{ a" + "|trim" * 100_000 + " }}",
-    "nots": "{{ " + "not " * 100_000 + "1 }}",
-    "conditions": "{{ " + "1 if a else " * 100_000 + "1 }}",
-    "powers": "{{ " + "**".join(["1"] * 100_000) + " }}",
+    "parentheses": "{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}",
+    "lists": "{{ " + "[" * 20_000 + "1" + "]" * 20_000 + " }}",
+    "ifs": "{% if a %}" * 20_000 + "{% endif %}" * 20_000,
+    "loops": "{% for a in b %}" * 20_000 + "{% endfor %}" * 20_000,
+    "sums": "{{ " + "+".join(["1"] * 20_000) + " }}",
+    "attributes": "{{ a" + ".b" * 20_000 + " }}",
+    "filters": "{{ a" + "|trim" * 20_000 + " }}",
+    "nots": "{{ " + "not " * 20_000 + "1 }}",
+    "conditions": "{{ " + "1 if a else " * 20_000 + "1 }}",
+    "powers": "{{ " + "**".join(["1"] * 20_000) + " }}",
 }
 """Nested too deeply to be parsed."""

@@ -1,7 +1,8 @@
 """Faults put into lossmask on purpose, each by patching one function of one stage.
 
 ``test_mutations`` runs a small parity matrix with each of them: a fault that the matrix does not
-notice is a hole in the oracle, or code that nothing needs.
+notice is a hole in the oracle, or code that nothing needs. Here are those of the stages that work
+on characters; ``token_mutations`` has the others.
 """
 
 from __future__ import annotations
@@ -17,23 +18,17 @@ from lossmask import (
     borders,
     completions,
     conversation,
-    pipeline,
-    placing,
     rendering,
     template_environment,
     traced_formatting,
     traced_text,
-    turn_tokens,
     turns,
 )
 from lossmask.borders import Border
 from lossmask.completions import Turn
-from lossmask.example import Example
-from lossmask.normalised_text import NormalisedText
 from lossmask.stops import Stops
 from lossmask.template_environment import TracingEnvironment
 from lossmask.traced_text import LITERAL, Mark, TracedText
-from lossmask.turn_tokens import TokenizedTurn
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 Noticed = Literal["wrong", "refused"]
@@ -144,12 +139,13 @@ TRACING = [
             "leaf_text",
             lambda text, leaf: traced_text.leaf_text(text, max(0, leaf - 1)),
         ),
-        "wrong",
+        "refused",
     ),
     Mutant(
         "tracing: a slice loses its origins",
         returns(TracedText, "_cut", _without_origins),
         "refused",
+        "reasoning kept after the last user turn only",
     ),
     Mutant(
         "tracing: trimmed text loses its origins",
@@ -164,6 +160,7 @@ TRACING = [
             returns(template_environment, "join", _reversed),
         ),
         "wrong",
+        "pieces joined",
     ),
     Mutant(
         "tracing: the last piece of a concatenation loses its origins",
@@ -172,7 +169,8 @@ TRACING = [
             becomes(template_environment, "concat", _concat_that_drops),
             becomes(TracingEnvironment, "concat", staticmethod(_concat_that_drops)),
         ),
-        "wrong",
+        "refused",
+        "instruction brackets, system in the first user turn",
     ),
     Mutant(
         "tracing: text is traced to the message behind",
@@ -186,12 +184,14 @@ TRACING = [
     Mutant(
         "tracing: turn marks at start and end are swapped",
         becomes(template_environment, "mark_text", _swapped),
-        "wrong",
+        "refused",
+        "a hint behind the last question",
     ),
     Mutant(
         "tracing: turn marks name the message behind",
         becomes(template_environment, "mark_text", _of_next_message),
-        "wrong",
+        "refused",
+        "a hint behind the last question",
     ),
 ]
 
@@ -237,32 +237,27 @@ BORDERS = [
     ),
     Mutant(
         "borders: a header spelled differently ends one character late",
-        returns(
-            borders, "_end_of_respelled", lambda end, *_: None if end is None else end + 1
-        ),
+        returns(borders, "_end_of_respelled", lambda end, *_: None if end is None else end + 1),
         "wrong",
         "a stray newline before the header",
     ),
     Mutant(
         "borders: nothing of the generation prompt is common",
         becomes(borders, "shared_length", lambda a, b: 0),
-        "wrong",
+        "refused",
         "thinking opened by the generation prompt",
-    ),
-    Mutant(
-        "borders: the context ends one character early in both",
-        returns(borders, "_ends_of_context", _context_moved(-1, -1)),
-        "wrong",
     ),
     Mutant(
         "borders: the context ends one character early in the full rendering",
         returns(borders, "_ends_of_context", _context_moved(0, -1)),
-        "wrong",
+        "refused",
+        "thinking opened by the generation prompt",
     ),
     Mutant(
         "borders: the context ends one character late in the full rendering",
         returns(borders, "_ends_of_context", _context_moved(0, 1)),
-        "wrong",
+        "refused",
+        "thinking opened by the generation prompt",
     ),
     Mutant(
         "borders: the context is the full rendering's",
@@ -271,15 +266,14 @@ BORDERS = [
         "system kept only while a user speaks last",
     ),
     Mutant(
-        "borders: the last characters before the answer are not compared",
-        becomes(borders, "_same_character", lambda *_: True),
+        "borders: it is not noticed that the messages before the answer end otherwise",
+        becomes(borders, "_check_kept", lambda *_: None),
         "wrong",
+        "an answer is joined to the one before",
     ),
     Mutant(
         "borders: the beginning that inference is given counts as generated",
-        returns(
-            conversation, "_prefills", lambda prefills, messages: {}
-        ),
+        returns(conversation, "_prefills", lambda prefills, messages: {}),
         "wrong",
     ),
 ]
@@ -294,10 +288,7 @@ def _without_eos(stops: Stops, text: str, start: int) -> Any:
 
 
 _FIRST_RUN = Stops.first_run
-
-
-def _appended_elsewhere(turn: Turn, self: Turn, stop: str, end: int, source: str) -> Turn:
-    return replace(turn, text=turn.text[: -len(stop)] + "\n" + stop) if turn.text else turn
+_WITH_STOP = Turn.with_stop
 
 
 STOPS = [
@@ -311,9 +302,14 @@ STOPS = [
         "stops: a terminator goes on behind eos",
         becomes(Stops, "first_run", _without_eos),
         "wrong",
-        "the next header is a stop token too",
+        "a terminator behind eos",
     ),
-    Mutant("stops: the one after the next", returns(Stops, "first_run", _next_stop), "wrong"),
+    Mutant(
+        "stops: the one after the next",
+        returns(Stops, "first_run", _next_stop),
+        "wrong",
+        "a terminator behind eos",
+    ),
     Mutant("stops: none", becomes(Stops, "first_run", lambda *_: None), "wrong"),
     Mutant(
         "stops: the next header is not looked for",
@@ -351,15 +347,16 @@ STOPS = [
         "stops: one that the template writes before the text ends is not noticed",
         becomes(completions, "_check_no_stop_before", lambda *_: None),
         "wrong",
+        "reasoning is a turn of its own",
     ),
 ]
-_WITH_STOP = Turn.with_stop
 
 WRITTEN = [
     Mutant(
         "written: nothing is checked",
         becomes(completions, "check_written", lambda *_: ()),
         "wrong",
+        "thinking opened by the generation prompt",
     ),
     Mutant(
         "written: a turn without completion rejects the row",
@@ -370,206 +367,14 @@ WRITTEN = [
         "written: text of others in a completion is not noticed",
         becomes(completions, "_check_own", lambda *_: None),
         "wrong",
+        "the question is repeated with the answer",
     ),
     Mutant(
         "written: an open think block is not noticed",
         becomes(completions, "_check_think", lambda *_: None),
         "wrong",
+        "thinking opened and never closed",
     ),
 ]
 
-
-def _end_moved(by: int) -> Callable[..., list[TokenizedTurn]]:
-    def change(tokenized: list[TokenizedTurn], *_: Any, **__: Any) -> list[TokenizedTurn]:
-        return [replace(turn, completion_end=turn.completion_end + by) for turn in tokenized]
-
-    return change
-
-
-def _start_moved(by: int) -> Callable[..., list[TokenizedTurn]]:
-    def change(tokenized: list[TokenizedTurn], *_: Any, **__: Any) -> list[TokenizedTurn]:
-        return [replace(turn, prompt_length=turn.prompt_length + by) for turn in tokenized]
-
-    return change
-
-
-def _searched(by: int) -> Patch:
-    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        class Numpy:
-            def __getattr__(self, name: str) -> Any:
-                return getattr(np, name)
-
-            def searchsorted(self, *args: Any) -> Any:
-                return np.searchsorted(*args) + by
-
-        monkeypatch.setattr(turn_tokens, "np", Numpy())
-
-    return patch
-
-
-def _shortened(intervals: Any, *_: Any) -> Any:
-    """Give all tokens of one character but the first an empty interval behind it."""
-    again = np.append(False, (intervals[1:, 0] == intervals[:-1, 0]))
-    intervals[again, 0] = intervals[again, 1]
-    return intervals
-
-
-ALIGNMENT = [
-    Mutant(
-        "alignment: the search for the end is one token short",
-        _searched(-1),
-        "refused",
-    ),
-    Mutant("alignment: the search for the end is one token long", _searched(1), "wrong"),
-    Mutant(
-        "alignment: the loss ends one token early",
-        returns(pipeline, "tokenize_turns", _end_moved(-1)),
-        "wrong",
-    ),
-    Mutant(
-        "alignment: the loss ends one token late",
-        returns(pipeline, "tokenize_turns", _end_moved(1)),
-        "wrong",
-    ),
-    Mutant(
-        "alignment: the loss begins one token early",
-        returns(pipeline, "tokenize_turns", _start_moved(-1)),
-        "wrong",
-    ),
-    Mutant(
-        "alignment: the loss begins one token late",
-        returns(pipeline, "tokenize_turns", _start_moved(1)),
-        "wrong",
-    ),
-    Mutant(
-        "alignment: tokens across the border are not noticed",
-        becomes(turn_tokens, "_splits_at", lambda *_: True),
-        "wrong",
-        "plain text, one newline between",
-    ),
-    Mutant(
-        "alignment: every border counts as inside a token",
-        becomes(turn_tokens, "_splits_at", lambda *_: False),
-        "wrong",
-    ),
-    Mutant(
-        "alignment: only the first token of a character has it",
-        returns(NormalisedText, "intervals", _shortened),
-        "wrong",
-    ),
-    Mutant(
-        "alignment: tokens have the bytes for characters",
-        becomes(
-            NormalisedText,
-            "intervals",
-            lambda self, starts, ends: np.stack([starts, ends], axis=1).astype(np.int32),
-        ),
-        "wrong",
-    ),
-]
-
-
-def _groups(change: Callable[[list[list[TokenizedTurn]]], Any]) -> Patch:
-    return returns(pipeline, "share_examples", lambda shared, *_: (change(shared[0]), shared[1]))
-
-
-def _with_weights(change: Callable[[Example], Any]) -> Patch:
-    return returns(
-        pipeline,
-        "build_example",
-        lambda example, *_: replace(example, loss_weights=change(example)),
-    )
-
-
-def _weights_of_next(example: Example) -> Any:
-    weights = np.zeros(len(example), np.float32)
-    own = [example.loss_weights[span.token_start] for span in example.spans]
-    for span, weight in zip(example.spans, [*own[1:], own[0]], strict=True):
-        weights[span.token_start : span.token_end] = weight
-    return weights
-
-
-def _only_last_span(example: Example) -> Any:
-    weights = np.zeros(len(example), np.float32)
-    last = example.spans[-1]
-    weights[last.token_start : last.token_end] = 1
-    return weights
-
-
-EXPANSION = [
-    Mutant(
-        "expansion: every turn is taken for one that the last rendering holds",
-        becomes(turn_tokens, "_holds", lambda base, turn: True),
-        "wrong",
-        "reasoning kept after the last user turn only",
-    ),
-    Mutant("expansion: a group loses its first turn", _groups(lambda g: [g[0][-1:]]), "wrong"),
-    Mutant(
-        "expansion: a turn that stands apart is lost",
-        _groups(lambda groups: groups[:1]),
-        "wrong",
-        "reasoning kept after the last user turn only",
-    ),
-    Mutant(
-        "expansion: a turn is supervised in two examples",
-        _groups(lambda groups: [*groups, [groups[0][0]]]),
-        "wrong",
-    ),
-    Mutant(
-        "expansion: the weights are those of the next turn", _with_weights(_weights_of_next), "wrong"
-    ),
-    Mutant("expansion: only the last turn has weights", _with_weights(_only_last_span), "wrong"),
-    Mutant(
-        "expansion: the weights are one token late",
-        _with_weights(lambda example: np.roll(example.loss_weights, 1)),
-        "wrong",
-    ),
-]
-
-
-def _attributed(change: Callable[[Example], Any]) -> Patch:
-    return returns(
-        pipeline,
-        "build_example",
-        lambda example, *_: replace(example, message_index=change(example)),
-    )
-
-
-DATA = [
-    Mutant(
-        "data: tokens are attributed to the message behind",
-        _attributed(lambda e: np.where(e.message_index >= 0, e.message_index + 1, -1)),
-        "wrong",
-    ),
-    Mutant(
-        "data: attribution is one token late",
-        _attributed(lambda example: np.roll(example.message_index, 1)),
-        "wrong",
-    ),
-    Mutant(
-        "data: messages that are not to be trained are",
-        returns(conversation, "_weight", lambda *_: 1.0),
-        "wrong",
-    ),
-    Mutant(
-        "data: the last message is never trained",
-        returns(turns, "_trained", lambda trained, *_: trained[:-1] or trained),
-        "wrong",
-    ),
-    Mutant(
-        "data: spans name the message behind",
-        returns(
-            pipeline,
-            "build_example",
-            lambda example, *_: replace(
-                example,
-                spans=tuple(
-                    replace(span, message_index=span.message_index + 1) for span in example.spans
-                ),
-            ),
-        ),
-        "refused",
-    ),
-]
-
-MUTANTS = [*TRACING, *BORDERS, *STOPS, *WRITTEN, *ALIGNMENT, *EXPANSION, *DATA]
+TEXT_MUTANTS = [*TRACING, *BORDERS, *STOPS, *WRITTEN]

@@ -1,4 +1,4 @@
-"""What the oracle asks besides: weights, who wrote a token, where a turn stops, what it begins with.
+"""What the oracle asks besides: weights, who wrote a token, what a turn begins and ends with.
 
 ``check_closely`` is ``tests.parity.check`` and these. Told by transformers, the tokenizer and the
 data alone, as there.
@@ -10,7 +10,7 @@ import re
 from typing import Any, cast
 
 from lossmask import Encoder, Example, Span
-from tests.parity import Case, Oracle, Wrong, check, longest_common, strings_in
+from tests.parity import Case, Oracle, Wrong, check, strings_in
 from tests.scenarios import Message
 
 _TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")

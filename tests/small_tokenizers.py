@@ -72,14 +72,18 @@ def trained_to_merge(text: str) -> PreTrainedTokenizerBase:
 
 
 def sentencepiece(
-    *merges: str, prepend_scheme: str = "first", added: Sequence[AddedToken] = ()
+    *merges: str,
+    prepend_scheme: str = "first",
+    normalizer: normalizers.Normalizer | None = None,
+    added: Sequence[AddedToken] = (),
 ) -> PreTrainedTokenizerBase:
     """Return a Llama-2-like tokenizer: ASCII characters, a dummy space, byte tokens for the rest.
 
     Args:
         merges: Like ``"▁ a"``.
         prepend_scheme: ``first``: a dummy space begins the text; ``always``: it also follows each
-            added token.
+            added token; ``never``.
+        normalizer: What is done to text first.
         added: Added tokens besides ``<|end|>``.
     """
     names = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *_LETTERS]
@@ -90,6 +94,8 @@ def sentencepiece(
         vocab=vocabulary, merges=pairs, byte_fallback=True, unk_token="<unk>", fuse_unk=True
     )
     backend = Tokenizer(model)
+    if normalizer is not None:
+        backend.normalizer = normalizer
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend_scheme, split=False)
     backend.decoder = decoders.Sequence(
         [

@@ -13,6 +13,7 @@ import pytest
 
 from lossmask import ConversationError, Encoder, Policy, TemplateError, TokenizerError
 from tests import corpus
+from tests.byte_renderers import code_of_docs
 from tests.renderer_parity import Library, check
 from tests.scenarios import SCENARIOS, WEATHER, Message, assistant, call, system, tool, user
 
@@ -285,9 +286,9 @@ def test_a_second_answer_in_a_row_has_no_prompt(folder: Path) -> None:
         ),
         ([user("Q0"), assistant("")], 1, "must have either content or tool_calls, but not both"),
         (
-            [{"role": "developer", "content": "D0"}, *TWO_TURNS],
+            [{"role": "function", "content": "D0"}, *TWO_TURNS],
             0,
-            "Unknown message role: developer",
+            "Unknown message role: function",
         ),
     ],
 )
@@ -305,6 +306,14 @@ def test_bad_tools_are_no_messages_fault(folder: Path) -> None:
     with pytest.raises(TemplateError, match="Function name was no name") as raised:
         encoder("v3", folder).encode(TWO_TURNS, [bad])
     assert raised.value.message_index is None
+
+
+def test_an_answer_of_spaces_is_its_stop_token(folder: Path) -> None:
+    [example] = encoder("v3", folder).encode([user("Q0"), assistant("  ")])
+    assert example.input_ids.tolist() == library_of(shipped("v3")).full(
+        [user("Q0"), assistant("  ")], None
+    )
+    assert example.supervised_text == ["</s>"]
 
 
 @pytest.mark.parametrize("kind", ["images", "audios"])
@@ -341,6 +350,14 @@ def test_something_else_is_no_tokenizer_of_mistral() -> None:
 def test_a_renderer_survives_pickling() -> None:
     renderer = MistralRenderer(shipped("v3"))
     assert pickle.loads(pickle.dumps(renderer)).render(TWO_TURNS) == renderer.render(TWO_TURNS)
+
+
+def test_the_example_of_the_docs_runs() -> None:
+    [code] = [block for block in code_of_docs() if "MistralRenderer" in block]
+    names: dict[str, Any] = {"Encoder": Encoder}
+    exec(code, names)
+    [example] = names["encoder"].encode(TWO_TURNS)
+    assert example.supervised_text == [" A1 b.</s>", " A3 d.</s>"]
 
 
 def test_the_policy_rules_here_too(folder: Path) -> None:

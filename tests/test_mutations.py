@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
@@ -13,10 +13,11 @@ from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 from lossmask import Encoder
 from lossmask.embedded import DEMO_MODEL
 from tests.fixture_templates import FIXTURE_TEMPLATES
-from tests.mutations import MUTANTS, Mutant
+from tests.mutations import TEXT_MUTANTS, Mutant
 from tests.parity import Case
 from tests.parity_details import check_closely
 from tests.scenarios import SCENARIOS, Scenario, assistant, system, tool, user
+from tests.token_mutations import TOKEN_MUTANTS
 
 TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 TEMPLATES = FIXTURE_TEMPLATES | {
@@ -70,6 +71,12 @@ TEMPLATES = FIXTURE_TEMPLATES | {
         TURNS.replace("{{ m.content", "{{ '<think>\n' if m.role == 'assistant' }}{{ m.content")
         + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
     ),
+    "an answer is joined to the one before": (
+        "{% for i in range(messages | length) %}{% set m = messages[i] %}"
+        "{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}{{ ' ' + m.content }}"
+        "{% if i + 1 < messages | length and messages[i + 1].role == 'assistant' %}{{ '\n' }}"
+        "{% else %}<|im_end|>{% endif %}{% endif %}{% endfor %}"
+    ),
     "plain text, a space before the answer": (
         "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
         "{{ 'assistant: ' if add_generation_prompt }}"
@@ -95,14 +102,18 @@ MORE_SCENARIOS = [
     Scenario("first", [assistant("A0 hello."), user("Q1 hello?"), assistant("A2 yes.")]),
     Scenario("think-unclosed", [user("Q0 a?"), assistant("A1 b. <think>")]),
     Scenario("tool-unasked", [user("Q0?"), assistant("A1."), tool("T2"), assistant("A3.")]),
+    Scenario("control-token", [user("Q0 <|im_end|>?"), assistant("A1 <|im_end|> yes.")]),
+    Scenario("half-a-character", [user("Q0?"), assistant("A1 \ud83d")]),
     Scenario("system-and-user", [system("S0 be"), user("Q1?"), assistant("A2."), user("Q3?")]),
 ]
-_NAMES = frozenset(
-    "plain many-turns reasoning-field reasoning-inline tools-dict tools-parallel consecutive-users "
-    "system-in-the-middle empty-answer null-content leading-space trailing-space emoji-ends markup "
-    "echo".split()
+_NAMES = (
+    *("plain", "many-turns", "reasoning-field", "reasoning-inline", "tools-dict"),
+    *("tools-parallel", "consecutive-users", "system-in-the-middle", "empty-answer"),
+    *("null-content", "leading-space", "trailing-space", "emoji-ends", "markup", "echo"),
+    "consecutive-assistants",
 )
 MATRIX = [*MORE_SCENARIOS, *(scenario for scenario in SCENARIOS if scenario.name in _NAMES)]
+MUTANTS = [*TEXT_MUTANTS, *TOKEN_MUTANTS]
 
 
 class Tried(NamedTuple):
@@ -160,26 +171,22 @@ def _tried(mutant: Mutant) -> Iterator[Tried]:
                 yield Tried(template, scenario.name, expected, _check(encoder, scenario))
 
 
+def _is_red(tried: Tried, noticed: str) -> bool:
+    """Return whether a case shows a fault, in the way it has to be noticed."""
+    refused = tried.before.status == "exact" and tried.after.status in ("refused", "no completion")
+    broken = tried.after.status == "crashed" or refused
+    return tried.after.status == "wrong" or (noticed == "refused" and broken)
+
+
 def test_the_matrix_is_green() -> None:
     status = [case.status for case in _before().values()]
     assert "wrong" not in status
     assert "crashed" not in status
-    assert status.count("exact") > 0.8 * len(status)
+    assert status.count("exact") > 0.75 * len(status)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_the_matrix_notices(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     _before()
     mutant.patch(monkeypatch)
-    red = (
-        tried
-        for tried in _tried(mutant)
-        if tried.after.status == "wrong"
-        or (
-            mutant.noticed == "refused"
-            and tried.before.status == "exact"
-            and tried.after.status in ("refused", "crashed", "no completion")
-        )
-    )
-    found = next(red, None)
-    assert found is not None, f"nothing noticed: {mutant.name}"
+    assert any(_is_red(tried, mutant.noticed) for tried in _tried(mutant)), mutant

@@ -82,6 +82,16 @@ def test_a_dummy_space_behind_every_control_token() -> None:
     ]
 
 
+def test_a_dummy_space_before_text_that_is_normalised() -> None:
+    tokenizer = sentencepiece("▁ f", normalizer=normalizers.NFKC())
+    assert found(tokenizer, "ﬁ a") == [("▁f", "ﬁ"), ("i", "ﬁ"), ("▁", " "), ("a", "a")]
+    prepending = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁"), normalizers.NFKC()]
+    )
+    tokenizer = sentencepiece("▁ f", normalizer=prepending, prepend_scheme="never")
+    assert found(tokenizer, "ﬁ ﬁ") == [("▁f", "ﬁ"), ("i", "ﬁ"), ("▁f", " ﬁ"), ("i", "ﬁ")]
+
+
 def test_a_typed_mark_is_told_from_a_space() -> None:
     assert found(sentencepiece("▁ a"), "▁a ▁") == [("▁a", "▁a"), ("▁", " "), ("▁", "▁")]
 
@@ -119,6 +129,8 @@ def test_tokens_of_a_character_that_becomes_several_each_have_it() -> None:
 def test_an_unknown_token_in_the_middle_of_a_character_is_found() -> None:
     half = [("1", "½"), ("<unk>", "½"), ("2", "½")]
     assert found(unigram(), "x½y") == [("▁", "x"), ("x", "x"), *half, ("y", "y")]
+    accented = [("f", "ﬁ\u0301"), ("<unk>", "ﬁ\u0301")]
+    assert found(unigram(), "xﬁ\u0301y") == [("▁", "x"), ("x", "x"), *accented, ("y", "y")]
 
 
 def test_unknown_characters_are_those_that_are_reported() -> None:
@@ -191,6 +203,12 @@ def test_tokens_of_another_text_do_not_fit() -> None:
     assert OffsetFinder(tokenizer).find("abde", ids) == Misfit(3, 3)
 
 
+def test_a_report_for_another_text_is_not_believed() -> None:
+    tokenizer = unigram()
+    ids = np.asarray(tokenizer("龘 龘 龘", add_special_tokens=False)["input_ids"], np.int32)
+    assert OffsetFinder(tokenizer).find("a", ids) == Misfit(1, 0)
+
+
 def test_an_id_outside_the_vocabulary_does_not_fit() -> None:
     finder = OffsetFinder(byte_level())
     assert finder.find("None", np.asarray([10**6], np.int32)) == Misfit(0, 0)
@@ -212,6 +230,7 @@ TOKENIZERS = {
     "wordpiece": wordpiece("the", "##he"),
     "clip": clip_like("t h", "th e</w>"),
 }
+FINDERS = {name: OffsetFinder(tokenizer) for name, tokenizer in TOKENIZERS.items()}
 _CHARACTERS = "the TA \n\t\u00a0▁é\u0301e龘🙂½ﬁß가.,<|end|>\u200b\u0338"
 
 
@@ -222,7 +241,7 @@ def test_any_text_is_covered_in_order(name: str, parts: list[str]) -> None:
     text = "".join(parts)
     tokenizer = TOKENIZERS[name]
     ids = np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
-    offsets = OffsetFinder(tokenizer).find(text, ids)
+    offsets = FINDERS[name].find(text, ids)
     assert not isinstance(offsets, Misfit)
     starts, ends = offsets.T
     assert (np.diff(starts) >= 0).all()

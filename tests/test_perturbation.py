@@ -148,7 +148,7 @@ def test_a_run_with_nothing_to_count_from_has_no_offsets() -> None:
 
 def _thinking(messages: Sequence[Message]) -> str:
     """Show the thoughts of the message between tags of the renderer's own."""
-    text = messages[0]["content"]
+    text: str = messages[0]["content"]
     if "</think>" not in text:
         return f"<{text}>"
     thought, answer = text.split("</think>")
@@ -179,7 +179,7 @@ def test_a_branch_on_the_value_leaves_the_string_undetermined() -> None:
 
 def test_a_branch_of_equal_length_leaves_the_string_undetermined() -> None:
     def render(messages: Sequence[Message]) -> str:
-        text = messages[0]["content"]
+        text: str = messages[0]["content"]
         return ("yes:" if text == "go" else "no: ") + text
 
     seen = observe(render, [user("go")])

@@ -51,6 +51,7 @@ def test_a_dummy_space_of_its_own_has_the_character_behind_it() -> None:
 def test_a_dummy_space_stands_nowhere_else() -> None:
     assert placed("ab", [b"a", b" b"]) == Misfit(1, 1)
     assert placed("ab", [b" a", b"b"], begins_text=False) == Misfit(0, 0)
+    assert placed("a</s>b", [b"a", END, b" b"], begins_text=False) == ["a", "</s>", "b"]
 
 
 def test_real_space_before_an_added_token_is_told_from_a_dummy() -> None:

@@ -65,6 +65,16 @@ STATEMENTS = """
 {% for m in messages | reverse %}{{ m }}{% endfor %}
 """
 
+READ_NUMBERS = {  # tool results that are numbers go through |int and |float
+    f"mistralcommon__{version}.jinja"
+    for version in ("v2", "v2_spm", "v3", "v3_spm", "v3_image", "v3_image_spm")
+}
+NEED_OTHER_FIELDS = {  # these render no conversation with role and content, or need other filters
+    "gpt4all__DeepSeek-R1-Distill-Qwen-7B.jinja",
+    "ov__AliAbdelrasheed-maqa-llama-4bit.jinja",
+    "ov__alexsobolev-IcaroLM.jinja",
+}
+
 LOST = ["x | int", "x | float", "'{0!r}'.format(x)", "x.format()"]
 """Expressions whose result the trace takes for the template's own text."""
 
@@ -159,6 +169,8 @@ def test_a_coarse_origin_passes_where_anything_of_it_moved(
     origins[at : at + 7] = (1 << 32) | COARSE
     compare(replace(traced, origins=origins), observed)
     origins = traced.origins.copy()
+    origins[traced.text.index("\n")] = (1 << 32) | COARSE  # white space is not put to the test
+    compare(replace(traced, origins=origins), observed)
     origins[: traced.text.index("Hello")] = (1 << 32) | COARSE
     with pytest.raises(
         ParityError, match="the trace says it is somewhere in 'content' of message 1"
@@ -216,12 +228,14 @@ def test_a_template_that_the_trace_gets_wrong_is_refused_by_name_of_the_probe(
         return replace(traced, origins=shifted)
 
     monkeypatch.setattr(ChatTemplate, "render", off_by_one)
+    runs = _counted_proofs(monkeypatch)
     template = ChatTemplate(tokenizer)
     for _ in range(2):
         with pytest.raises(ParityError, match="in the probe 'system and turns', ") as raised:
             prove_once(template)
         assert raised.value.reason == "derivations_disagree"
         assert raised.value.message_index is None
+    assert runs == [1]
     assert not list(cache.glob("*"))
 
 
@@ -341,14 +355,23 @@ def test_all_published_templates_are_traced_as_perturbation_sees_them() -> None:
         Scenario("edge/" + row["id"], row["messages"], row.get("tools"))
         for row in corpus.rows("synthetic-edge-dev")
     ]
-    compared, untold = 0, Counter[str]()
+    compared, untold, wrong, unproven = 0, Counter[str](), set[str](), set[str]()
     for name in corpus.template_names():
         template = ChatTemplate(corpus.tokenizer_for(name), corpus.template_source(name))
-        prove_template(template)
-        more, also = _prove_all(template, [*SCENARIOS, *edge])
-        compared, untold = compared + more, untold + also
-    assert compared > 20_000
-    ...
+        if not prove_template(template).rendered:
+            unproven.add(name)
+        for scenario in [*SCENARIOS, *edge]:
+            try:
+                more, also = _prove_all(template, [scenario])
+            except ParityError:
+                wrong.add(f"{name}: {scenario.name}")
+            else:
+                compared, untold = compared + more, untold + also
+    assert wrong == {f"{name}: edge/tool-result-equals-answer" for name in READ_NUMBERS}
+    assert unproven == NEED_OTHER_FIELDS
+    assert compared > 25_000
+    assert untold.pop("content") <= 20  # white space alone: templates look whether any is left
+    assert {path.rpartition("/")[2] for path in untold} == {"type"}  # of parts and of tool calls
 
 
 def _prove_source(tokenizer: PreTrainedTokenizerBase, source: str, x: str, y: str) -> Observation:

@@ -29,21 +29,23 @@ from lossmask.embedded import DEMO_MODEL
 from lossmask.rendered_tokens import RenderedTokens, Vocabulary
 from tests.byte_renderers import (
     BOT,
+    DOCS,
     END,
     USER,
     Bytes,
+    JinjaAsText,
     Merging,
     Pairs,
     ParsesContent,
     SystemOnlyInPrompts,
     ToolsLast,
+    code_of_docs,
     library,
 )
 from tests.fixture_templates import FIXTURE_TEMPLATES
 from tests.renderer_parity import Ids, check
 from tests.scenarios import SCENARIOS, Message, assistant, system, user
 
-DOCS = (Path(__file__).resolve().parents[1] / "docs" / "renderers.md").read_text(encoding="utf-8")
 TEXT_ONLY = [s for s in SCENARIOS if all(isinstance(m["content"], str) for m in s.messages)]
 
 
@@ -289,6 +291,22 @@ def test_arrays_of_ids_are_ids() -> None:
     assert np.array_equal(example.input_ids, same.input_ids)
 
 
+def test_renderers_get_lists_of_messages() -> None:
+    class Lists(Bytes):
+        def render(
+            self,
+            messages: Sequence[Message],
+            *,
+            tools: Sequence[Any] | None = None,
+            add_generation_prompt: bool = False,
+        ) -> Sequence[int]:
+            assert type(messages) is list
+            return super().render(messages, add_generation_prompt=add_generation_prompt)
+
+    messages = (user("a"), assistant("b"), user("c"), assistant("d"))
+    assert len(Encoder.from_renderer(Lists()).encode(messages)) == 1
+
+
 def test_a_token_without_a_spelling_is_refused() -> None:
     class Nameless(Bytes):
         def token_bytes(self, token_id: int) -> bytes:
@@ -406,30 +424,6 @@ def test_a_stop_token_is_appended_as_the_policy_says() -> None:
     assert never.encode(messages)[0].supervised_text == ["b"]
 
 
-class JinjaAsText:
-    """A template of our own, rendered by transformers, as a renderer of text."""
-
-    def __init__(self, name: str) -> None:
-        self._tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
-        self._template = FIXTURE_TEMPLATES[name]
-
-    def render(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[Any] | None = None,
-        add_generation_prompt: bool = False,
-    ) -> str:
-        text: str = self._tokenizer.apply_chat_template(
-            list(messages),
-            tools=tools,
-            chat_template=self._template,
-            add_generation_prompt=add_generation_prompt,
-            tokenize=False,
-        )
-        return text
-
-
 @pytest.mark.parametrize(
     "name", ["chatml with tools", "header written with the user turn", "macro and set block"]
 )
@@ -469,7 +463,7 @@ def test_the_protocols_tell_text_from_ids() -> None:
 
 
 def test_the_examples_of_the_docs_run_and_print_what_they_say() -> None:
-    ids, text = re.findall(r"```python\n(.*?)```", DOCS, flags=re.DOTALL)[:2]
+    ids, text, *_ = code_of_docs()
     said = [line.split("# ")[1] for line in ids.splitlines() if line.startswith("print")]
     printed = io.StringIO()
     names: dict[str, Any] = {}

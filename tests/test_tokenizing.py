@@ -118,6 +118,13 @@ def test_text_that_no_tokens_spell_behind_the_prompt_is_refused() -> None:
     assert raised.value.reason == "boundary_inside_token"
 
 
+def test_an_unknown_token_that_reaches_back_into_the_prompt_is_refused() -> None:
+    t5 = small_tokenizers.unigram()
+    assert t5("🙂")["input_ids"] == t5("🙂🙂")["input_ids"]
+    with pytest.raises(ParityError, match="no tokens spell exactly '🙂b'"):
+        TextTokenizer(t5).continuation("🙂", "🙂b")
+
+
 def test_tokens_that_do_not_spell_the_text_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
     odd = copy.deepcopy(tokenizer)
     odd.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

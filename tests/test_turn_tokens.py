@@ -108,6 +108,9 @@ def test_a_prompt_that_is_tokenized_differently_before_text_keeps_the_whole_text
     gpt2 = byte_level("Ċ Ċ", use_regex=True)
     assert split(gpt2, "inference", "a\n\n", "b") == (["a", "ĊĊ"], ["b", EOS])
     assert split(gpt2, boundary, "a\n\n", "b") == (["a", "Ċ", "Ċ"], ["b", EOS])
+    other = byte_level("ĉ Ċ", "Ġ ĉ", use_regex=True)  # as many tokens, but others
+    assert split(other, "inference", "a \t\n", "b") == (["a", "Ġ", "ĉĊ"], ["b", EOS])
+    assert split(other, boundary, "a \t\n", "b") == (["a", "Ġĉ", "Ċ"], ["b", EOS])
     [example] = encode(gpt2, boundary, user("a\n\n"), assistant("b"))
     [finding] = example.findings
     assert finding.kind == "boundary_straddle"

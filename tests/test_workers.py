@@ -22,7 +22,7 @@ from lossmask.workers import Outcomes as Results
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork and memory limits")
 
-LIMITS = Limits(seconds=1, gibibytes=1)
+LIMITS = Limits(seconds=0.1, gibibytes=1)
 
 
 class Patient:

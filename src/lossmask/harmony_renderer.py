@@ -32,7 +32,6 @@ from openai_harmony import (
     DeveloperContent,
     HarmonyEncoding,
     RenderConversationConfig,
-    RenderOptions,
     Role,
     SystemContent,
     TextContent,
@@ -99,9 +98,8 @@ class HarmonyRenderer:
         if add_generation_prompt or messages[-1]["role"] != "assistant":
             return self._render([*before, last], add_generation_prompt)
         ids = self._render(before, False)
-        options = RenderOptions(conversation_has_function_tools=bool(tools))
         for part in last:
-            ids += self._encoding.render(part, options)
+            ids += self._encoding.render(part)
         if last[-1].channel == "final":
             ids[-1] = self._return
         return ids

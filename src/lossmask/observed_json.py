@@ -63,7 +63,7 @@ def with_json(
 
 def _json_of(leaf: Leaf, messages: Sequence[Message]) -> str | None:
     """Return the value of a string of JSON in one spelling, None for other strings."""
-    text = _string_at(leaf, messages)
+    text = string_at(leaf, messages)
     is_arguments = leaf.path.endswith("/arguments")
     if text is None or not (is_arguments or messages[leaf.message_index]["role"] == "tool"):
         return None
@@ -73,7 +73,8 @@ def _json_of(leaf: Leaf, messages: Sequence[Message]) -> str | None:
         return None
 
 
-def _string_at(leaf: Leaf, messages: Sequence[Message]) -> str | None:
+def string_at(leaf: Leaf, messages: Sequence[Message]) -> str | None:
+    """Return the text of a leaf, None for a key and where its path does not lead to a string."""
     found: Any = messages[leaf.message_index]
     for key in leaf.path.split("/"):
         if isinstance(found, Mapping):
@@ -97,7 +98,7 @@ def _is_complete(
         return False
     at = np.flatnonzero(leaf_of(origins) == number)
     shown = set((origins[at] & COARSE).tolist())
-    text = _string_at(leaf, messages) or ""
+    text = string_at(leaf, messages) or ""
     is_run = not at.size or int(at[-1] - at[0]) + 1 == at.size
     return is_run and all(k in shown for k, c in enumerate(text) if not c.isspace())
 

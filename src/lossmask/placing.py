@@ -153,7 +153,7 @@ class _Placement:
         first, last = (begins, end_of_word(seen.text, begins))
         if self.unknown is not None:
             first, last = self.unknown.get(k, (begins, begins))
-        if begins != first and seen.byte(first) != at:
+        if seen.byte(first) != at and not begins <= first < int(seen.ends[at]):
             return []
         return seen.ends_of(at, last)
 

@@ -23,7 +23,7 @@ from lossmask.errors import (
     TemplateError,
     TokenizerError,
 )
-from lossmask.observed_json import with_json
+from lossmask.observed_json import string_at, with_json
 from lossmask.perturbation import observe
 from lossmask.policy import Policy
 from lossmask.rendered_tokens import RenderedTokens, Vocabulary
@@ -220,7 +220,7 @@ class ObservedTemplate:
 
         def text_of(changed: Sequence[Message]) -> str:
             other = self.renderer.render(
-                changed, tools=tools, add_generation_prompt=add_generation_prompt
+                list(changed), tools=tools, add_generation_prompt=add_generation_prompt
             )
             other_text = self._text(other)
             if other_text == text and list(other) != list(output):
@@ -232,7 +232,8 @@ class ObservedTemplate:
             return other_text
 
         observation = with_json(observe(text_of, messages), text_of, messages)
-        rendering = observation.require(filter(_is_visible, observation.rendering.leaves))
+        leaves = observation.rendering.leaves
+        rendering = observation.require(leaf for leaf in leaves if _is_visible(leaf, messages))
         if rendering.text != text:
             raise ParityError(
                 "the text changes from one rendering to the next", reason="cannot_observe"
@@ -244,7 +245,7 @@ class ObservedTemplate:
     ) -> str | Sequence[int]:
         try:
             return self.renderer.render(
-                messages, tools=tools, add_generation_prompt=add_generation_prompt
+                list(messages), tools=tools, add_generation_prompt=add_generation_prompt
             )
         except LossmaskError:  # an adapter's own, which names the message
             raise
@@ -261,7 +262,7 @@ class ObservedTemplate:
 
         def fails_alike(beginning: Sequence[Message]) -> bool:
             try:
-                self.renderer.render(beginning, tools=tools)
+                self.renderer.render(list(beginning), tools=tools)
             except Exception as other:  # the renderer's, as above
                 return type(other) is type(error) and str(other) == str(error)
             return False
@@ -293,6 +294,9 @@ class ObservedTemplate:
             )
 
 
-def _is_visible(leaf: Leaf) -> bool:
-    is_argument_name = leaf.is_key and "/arguments/" in leaf.path
-    return (not leaf.is_key or is_argument_name) and _VISIBLE.fullmatch(leaf.path) is not None
+def _is_visible(leaf: Leaf, messages: Sequence[Message]) -> bool:
+    """Return whether a model reads the leaf; what is blank shows nothing."""
+    if leaf.is_key and "/arguments/" not in leaf.path:
+        return False
+    text = string_at(leaf, messages)
+    return _VISIBLE.fullmatch(leaf.path) is not None and (text is None or bool(text.strip()))

@@ -131,7 +131,7 @@ KEYS = (
 ANY_CHARACTER = st.characters(exclude_categories=["Cs"])
 JSON_STRINGS = ("{}", "", '{"city": "Rome"}', '{"a":  {"b": [1, null]}}', "not JSON", "[1]", '"x"')
 ODD_PARTS: tuple[Any, ...] = ({"type": "image"}, "plain", {"text": "no type"}, {}, None)
-WEIGHTS = ({"train": False}, {"weight": 0}, {"train": True}, {"weight": 0.5}, {"weight": 2})
+WEIGHTS: tuple[Message, ...] = ({"train": False}, {"weight": 0}, {"train": True}, {"weight": 0.5}, {"weight": 2})
 CALLS = ("tools", "tools and null", "tools and nothing")
 CALLED = ("weather", "get time", "ƒ.look_up-2")
 ASSISTANTS = (*["plain"] * 9, *CALLS, "tools", "reasoning", "reasoning and tools", "think", "parts")
