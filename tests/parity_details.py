@@ -7,10 +7,11 @@ data alone, as there.
 from __future__ import annotations
 
 import re
-from typing import Any, cast
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from lossmask import Encoder, Example, Span
-from tests.parity import Case, Oracle, Wrong, check, strings_in
+from lossmask import Encoder, Example, LossmaskError, Span
+from tests.parity import Case, Oracle, Wrong, strings_in
 from tests.scenarios import Message
 
 _TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")
@@ -21,43 +22,64 @@ def check_closely(
     encoder: Encoder, messages: list[Message], tools: list[Any] | None = None
 ) -> Case:
     """Encode a conversation and hold it against inference, details included."""
-    remembering = _Remembering(encoder)
-    case = check(cast(Encoder, remembering), messages, tools)
-    if case.status != "exact":
-        return case
+    oracle = CloserOracle(encoder, messages, tools)
     try:
-        details = _Details(encoder, messages, tools)
-        for example in remembering.examples:
-            details.check(example)
+        whole = oracle.render(len(messages), prompt=False)
+    except Exception as error:  # whatever the template raises: there is nothing to compare
+        return Case("raises", f"{type(error).__name__}: {error}")
+    try:
+        examples = encoder.encode(messages, tools)
+    except LossmaskError as error:
+        status = "no completion" if oracle.finds_no_completion(error) else "refused"
+        return Case(status, f"{error.reason}: {error}")
+    try:
+        oracle.check_examples(examples, whole)
+        for example in examples:
+            oracle.check_details(example)
     except Wrong as error:
         return Case("wrong", str(error))
-    return case
+    kinds = sorted({finding.kind for example in examples for finding in example.findings})
+    return Case("exact", findings=tuple(kinds))
 
 
-class _Remembering:
-    """An encoder that keeps what it encoded."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self.examples: list[Example] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._encoder, name)
-
-    def encode(self, messages: list[Message], tools: list[Any] | None) -> list[Example]:
-        self.examples = self._encoder.encode(messages, tools)
-        return self.examples
-
-
-class _Details(Oracle):
-    """Checks of one example."""
+class CloserOracle(Oracle):
+    """An oracle that asks more, and is not misled by escapes, short texts and lone prefills."""
 
     def __init__(self, encoder: Encoder, messages: list[Message], tools: list[Any] | None) -> None:
         super().__init__(encoder, messages, tools)
         self.weights = [_weight(message) for message in messages]
         self.appends_stops = encoder.policy.append_stop != "never"
 
-    def check(self, example: Example) -> None:
+    def _generation_prompt(self, index: int, prompt: str) -> str:
+        return super()._generation_prompt(index, prompt) if index else prompt
+
+    def _unseen(self, index: int, full: str) -> list[str]:
+        """Return the strings of a message without which the rendering is the same."""
+        unseen = []
+        for text, changed in _other_texts(self.messages[index]):
+            if not text.strip():
+                continue
+            try:
+                alike = self._apply([*self.messages[:index], changed]) == full
+            except Exception:  # whatever the template raises: it looks at the text
+                continue
+            if alike:
+                unseen.append(text)
+        return unseen
+
+    def _check_owner(self, completion: str, index: int) -> None:
+        """Require the words of the message, as far as no escape is joined to them."""
+        words = set(_WORD.findall(completion))
+        own = set(_WORD.findall(strings_in(self.messages[index])))
+        _require(words <= own, f"message {index}: supervised text holds {words - own}")
+        content = strings_in(self.messages[index].get("content"))
+        content = content.removeprefix(self.prefills.get(index, ""))
+        answer = re.split(r"</think>|\[/THINK\]", content)[-1]
+        missing = [word for word in re.findall(r"[^\W_]+", answer) if word not in completion]
+        _require(not missing, f"message {index}: {missing} is not supervised")
+
+    def check_details(self, example: Example) -> None:
+        """Require what ``check_examples`` does not ask for."""
         self._check_attribution(example)
         for span in example.spans:
             index = span.message_index
@@ -141,6 +163,22 @@ class _Details(Oracle):
 def _weight(message: Message) -> float:
     weight = message.get("weight")
     return float(weight) if weight is not None else float(message.get("train") is not False)
+
+
+def _other_texts(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each string inside a value, and the value with another string in its place."""
+    if isinstance(value, str):
+        yield value, "Z9 other words"
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        items = [item for item in value.items() if item[0] not in ("role", "type")]
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for key, item in items:
+        for text, changed in _other_texts(item):
+            copied: Any = dict(value) if isinstance(value, dict) else list(value)
+            copied[key] = changed
+            yield text, copied
 
 
 def _require(holds: bool, detail: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 
 from lossmask import Encoder
 from lossmask.embedded import DEMO_MODEL
+from tests import corpus
 from tests.fixture_templates import FIXTURE_TEMPLATES
 from tests.mutations import TEXT_MUTANTS, Mutant
 from tests.parity import Case
@@ -112,17 +114,71 @@ _NAMES = (
     *("null-content", "leading-space", "trailing-space", "emoji-ends", "markup", "echo"),
     "consecutive-assistants",
 )
-MATRIX = [*MORE_SCENARIOS, *(scenario for scenario in SCENARIOS if scenario.name in _NAMES)]
+_OWN = [*MORE_SCENARIOS, *(scenario for scenario in SCENARIOS if scenario.name in _NAMES)]
 MUTANTS = [*TEXT_MUTANTS, *TOKEN_MUTANTS]
+EVERY = 12  # every n-th corpus template in the slow run
 
 
 class Tried(NamedTuple):
-    """A case of the matrix, encoded with a fault in place."""
+    """A case of a matrix, without and with a fault in place."""
 
-    template: str
-    scenario: str
     before: Case
     after: Case
+
+    def is_red(self, noticed: str) -> bool:
+        """Return whether it shows the fault, in the way in which that has to be noticed."""
+        refused = self.before.status == "exact" and self.after.status in REFUSED
+        broken = self.after.status == "crashed" or refused
+        return self.after.status == "wrong" or (noticed == "refused" and broken)
+
+
+REFUSED = ("refused", "no completion")
+
+
+class Matrix:
+    """Templates and conversations.
+
+    Args:
+        templates: Their names.
+        encoder: Makes an encoder for one of them.
+        scenarios: The conversations.
+    """
+
+    def __init__(
+        self,
+        templates: Iterable[str],
+        encoder: Callable[[str], Encoder],
+        scenarios: Sequence[Scenario],
+    ) -> None:
+        self.templates = sorted(templates)
+        self.encoder = encoder
+        self.scenarios = scenarios
+
+    @functools.cached_property
+    def before(self) -> dict[tuple[str, str], Case]:
+        """What it says without any fault."""
+        return {
+            (template, scenario.name): _check(encoder, scenario)
+            for template in self.templates
+            for encoder in [self.encoder(template)]
+            for scenario in self.scenarios
+        }
+
+    def tried(self, mutant: Mutant) -> Iterator[Tried]:
+        """Yield all cases, with the fault that is in place already."""
+        for template in sorted(self.templates, key=lambda name: name != mutant.shown_by):
+            encoder = self.encoder(template)
+            for scenario in self.scenarios:
+                before = self.before[template, scenario.name]
+                if before.status != "raises":
+                    yield Tried(before, _check(encoder, scenario))
+
+
+def _check(encoder: Encoder, scenario: Scenario) -> Case:
+    try:
+        return check_closely(encoder, scenario.messages, scenario.tools)
+    except Exception as error:  # a fault may have any consequence
+        return Case("crashed", f"{type(error).__name__}: {error}")
 
 
 @functools.cache
@@ -135,58 +191,45 @@ def _tokenizer() -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _encoder(template: str) -> Encoder:
+def _own_encoder(template: str) -> Encoder:
+    """Return an encoder without proof by perturbation, which would notice a fault first."""
     source = TEMPLATES[template]
-    stops = [text for text in ("<|end|>", "<|user|>", "<|tool|>") if text in source]
+    stops = ["<|end|>"] if "<|end|>" in source else []
     stops += ["<|user|>", "<|tool|>"] if "<|{{ m.role }}|>" in source else []
     return Encoder(_tokenizer(), chat_template=source, stop_tokens=stops, proof="off")
 
 
-def _check(encoder: Encoder, scenario: Scenario) -> Case:
-    try:
-        return check_closely(encoder, scenario.messages, scenario.tools)
-    except Exception as error:  # a fault may have any consequence
-        return Case("crashed", f"{type(error).__name__}: {error}")
+def _published_encoder(template: str) -> Encoder:
+    return Encoder(
+        corpus.tokenizer_for(template),
+        chat_template=corpus.template_source(template),
+        proof="off",
+    )
 
 
-@functools.cache
-def _before() -> dict[tuple[str, str], Case]:
-    """Return what the matrix says without any fault."""
-    return {
-        (template, scenario.name): _check(encoder, scenario)
-        for template in TEMPLATES
-        for encoder in [_encoder(template)]
-        for scenario in MATRIX
-    }
+OWN = Matrix(TEMPLATES, _own_encoder, _OWN)
+PUBLISHED = Matrix(corpus.template_names()[::EVERY], _published_encoder, SCENARIOS)
 
 
-def _tried(mutant: Mutant) -> Iterator[Tried]:
-    """Yield the matrix, with what is there already."""
-    before = _before()
-    for template in sorted(TEMPLATES, key=lambda name: name != mutant.shown_by):
-        encoder = _encoder(template)
-        for scenario in MATRIX:
-            expected = before[template, scenario.name]
-            if expected.status != "raises":
-                yield Tried(template, scenario.name, expected, _check(encoder, scenario))
-
-
-def _is_red(tried: Tried, noticed: str) -> bool:
-    """Return whether a case shows a fault, in the way it has to be noticed."""
-    refused = tried.before.status == "exact" and tried.after.status in ("refused", "no completion")
-    broken = tried.after.status == "crashed" or refused
-    return tried.after.status == "wrong" or (noticed == "refused" and broken)
-
-
-def test_the_matrix_is_green() -> None:
-    status = [case.status for case in _before().values()]
-    assert "wrong" not in status
-    assert "crashed" not in status
+def test_the_matrix_is_green_without_a_fault() -> None:
+    status = [case.status for case in OWN.before.values()]
+    assert set(status) <= {"exact", "raises", *REFUSED}
     assert status.count("exact") > 0.75 * len(status)
+    again = OWN.tried(Mutant("no fault", lambda monkeypatch: None, "refused"))
+    assert not any(tried.is_red("refused") for tried in itertools.islice(again, len(_OWN)))
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_the_matrix_notices(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
-    _before()
+    assert OWN.before
     mutant.patch(monkeypatch)
-    assert any(_is_red(tried, mutant.noticed) for tried in _tried(mutant)), mutant
+    assert any(tried.is_red(mutant.noticed) for tried in OWN.tried(mutant)), mutant
+
+
+@corpus.needs_corpus
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_published_templates_notice(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "wrong" not in {case.status for case in PUBLISHED.before.values()}
+    mutant.patch(monkeypatch)
+    assert any(tried.is_red("refused") for tried in PUBLISHED.tried(mutant)), mutant

@@ -107,6 +107,7 @@ def test_no_tokens_spell_no_text() -> None:
     [
         *(("ab c", "ab"), ("ab.c", "ab"), (".ab", "."), ("你好", "你"), ("a你", "a")),
         *(("🙂🏽 x", "🙂🏽"), ("a\u3000b", "a"), ("a“b", "a"), ("a_b", "a"), ("a\x07b", "a\x07b")),
+        *(("a\x0bb\x85c\u2028d", "a\x0bb\x85c"), ("a\rb", "a"), ("a\x1cb", "a\x1cb")),
     ],
 )
 def test_a_word_ends_where_bert_ends_it(text: str, word: str) -> None:

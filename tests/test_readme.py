@@ -46,7 +46,12 @@ def test_the_commands_run_on_the_embedded_model(
     lines = DEMO_CONVERSATIONS.read_text(encoding="utf-8").split("\n")[:8]
     Path("chats.jsonl").write_text("\n".join(lines), encoding="utf-8")
     commands = blocks("bash")[2].strip().splitlines()
-    assert [shlex.split(command)[1] for command in commands] == ["show", "audit", "prepare", "train"]
+    assert [shlex.split(command)[1] for command in commands] == [
+        "show",
+        "audit",
+        "prepare",
+        "train",
+    ]
     for command in commands:
         words = shlex.split(command.replace("Qwen/Qwen3-0.6B", str(DEMO_MODEL)))[1:]
         extra = ["--max-steps", "2"] if words[0] == "train" else []
@@ -84,7 +89,7 @@ def test_every_reason_and_finding_is_explained() -> None:
     explained = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "parity.md").read_text("utf-8")))
     modules = (
         "conversation completions borders written turns turn_tokens tokenizing control_tokens "
-        "pipeline data_files data_loss"
+        "escaping pipeline data_files data_loss"
     )
     sources = [
         (ROOT / "src" / "lossmask" / f"{name}.py").read_text(encoding="utf-8")

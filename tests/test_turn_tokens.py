@@ -251,6 +251,13 @@ def test_a_prompt_that_the_tokenizer_drops_is_refused() -> None:
     assert raised.value.reason == "no_prompt"
 
 
+def test_an_answer_that_goes_on_with_a_word_that_has_ended_is_refused() -> None:
+    with pytest.raises(ParityError, match="message 1: the prompt ends inside a token") as raised:
+        encode(clip_like(), "inference", user("a"), assistant("b"))
+    assert raised.value.reason == "boundary_inside_token"
+    assert split(clip_like("a b</w>"), "include", "a", "b") == ([], ["ab</w>", EOS])
+
+
 def test_stop_text_that_merges_with_what_follows_is_refused() -> None:
     template = BARE.replace("{{ m.content }}", "{{ m.content }}!x")
     with pytest.raises(ParityError, match=r"text '!', but its last token .* \(id 256\)") as raised:

@@ -86,7 +86,7 @@ class Turn:
         if self.stop is not None or not whole.text.startswith(self.text):
             return self
         found = stops.pattern.match(whole.text, len(self.text))
-        if found is None:
+        if found is None or (whole.origins[found.start() : found.end()] >= 0).any():
             return self
         stopped = replace(
             self,

@@ -25,6 +25,7 @@ from lossmask.protocols import AnyTokenizer
 from lossmask.setting import Setting
 from lossmask.stops import Stops, any_of
 from lossmask.tokenizing import Ids, TextTokenizer, Tokens
+from lossmask.traced_text import OF_TOOLS
 from lossmask.turn_tokens import TokenizedTurn
 
 
@@ -109,8 +110,9 @@ def refuse_control_tokens(
     if policy == "allow":
         return
     pattern = any_of(tuple(control_tokens_of(setting.tokenizer, setting.stops).texts.values()))
-    _refuse_untraced(conversation, pattern)
-    if not isinstance(setting.tokenizer, TextTokenizer):
+    is_rendered = not isinstance(setting.tokenizer, TextTokenizer)
+    _refuse_untraced(conversation, pattern, with_tools=policy == "error" or is_rendered)
+    if is_rendered:
         return  # where text is not tokenized, only the ids tell: see check_control_ids
     for turn in turns:
         if policy == "escape":
@@ -120,7 +122,9 @@ def refuse_control_tokens(
             _refuse_written(turn, found.start(), found.end())
 
 
-def _refuse_untraced(conversation: Conversation, pattern: re.Pattern[str]) -> None:
+def _refuse_untraced(
+    conversation: Conversation, pattern: re.Pattern[str], *, with_tools: bool
+) -> None:
     """Refuse control tokens in what is rendered without origins, so that none can be escaped."""
     tools = conversation.tools
     untraced: list[tuple[int | None, str, str]] = [
@@ -128,7 +132,7 @@ def _refuse_untraced(conversation: Conversation, pattern: re.Pattern[str]) -> No
         for index, message in enumerate(conversation.messages)
         for key in message
     ]
-    if tools:
+    if tools and with_tools:
         untraced.append((None, "'tools'", json.dumps(tools, ensure_ascii=False)))
     for index, place, text in untraced:
         found = pattern.search(text)
@@ -175,17 +179,18 @@ def check_control_ids(turns: Sequence[TokenizedTurn], setting: Setting) -> None:
 
 def _refuse_written(turn: Turn, start: int, end: int) -> None:
     """Refuse a control token of which a message wrote a part."""
-    written = np.flatnonzero(turn.origins[start:end] >= 0)
+    own = turn.origins[start:end]
+    written = np.flatnonzero((own >= 0) | (own == OF_TOOLS))
     if not written.size:
         return
     leaf, offset = turn.rendering.origin(start + int(written[0]))
-    assert leaf is not None  # an origin that is not negative names one
+    place = "'tools'" if leaf is None else repr(leaf.path)
     raise ConversationError(
-        f"{leaf.path!r} contains the control token {turn.text[start:end]!r} at character "
+        f"{place} contains the control token {turn.text[start:end]!r} at character "
         f"{offset}: the model would read it as one; remove it, or say "
         'control_tokens="escape" or "allow"',
         reason="control_token_in_content",
-        message_index=leaf.message_index,
+        message_index=None if leaf is None else leaf.message_index,
     )
 
 

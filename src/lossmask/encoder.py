@@ -77,9 +77,14 @@ class Encoder:
     ) -> None:
         if proof not in get_args(Proving):
             raise PolicyError(f"proof is {proof!r}; {nearest(str(proof), get_args(Proving))}")
-        template = ChatTemplate(tokenizer, _template_source(chat_template))
+        policy = policy or Policy()
+        template = ChatTemplate(
+            tokenizer,
+            _template_source(chat_template),
+            trace_tools=policy.control_tokens == "escape",
+        )
         self._tokenizer: PreTrainedTokenizerBase | None = tokenizer
-        self.policy = policy or Policy()
+        self.policy = policy
         self._setting = Setting(
             template,
             TextTokenizer(tokenizer),

@@ -30,7 +30,7 @@ from lossmask.errors import ParityError, TokenizerError
 from lossmask.protocols import AnyTokenizer
 from lossmask.stops import Stops
 from lossmask.tokenizing import Ids, Offsets, TextTokenizer, Tokens
-from lossmask.traced_text import COARSE, Origins
+from lossmask.traced_text import COARSE, OF_TOOLS, Origins
 
 _SECRET_BLOCKS = (0x10E000, 0xFE000, 0x100000, 0xF0000)  # private use; the least used first
 _BLOCK_SIZE = 0x1FFE
@@ -73,7 +73,7 @@ class Escape:
             ParityError: It cannot be told who wrote a control token.
             TokenizerError: The tokenizer cannot be copied exactly.
         """
-        written = origins >= 0
+        written = (origins >= 0) | (origins == OF_TOOLS)
         found = self._control.occurrences(text, tokens)
         foreign = [each for each in found if written[each.start : each.end].any()]
         if not foreign:

@@ -39,6 +39,7 @@ REASONS = {
     "lone_surrogate": "the text holds half a character",
     "control_token_in_content": "a message holds a control token as text: clean it, or "
     "--control-tokens escape",
+    "cannot_escape": "a message holds a control token, and the tokenizer cannot be copied exactly",
     "template_error": "the template raised",
     "template_limits": "the template took too much time or memory",
     "cannot_trace": "who wrote which character cannot be told",

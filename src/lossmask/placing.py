@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lossmask.normalised_text import SPACE, NormalisedText
+from lossmask.normalised_text import NormalisedText
 
 Offsets = npt.NDArray[np.int32]
 
@@ -167,16 +167,20 @@ class _Placement:
 
 
 def end_of_word(text: str, start: int) -> int:
-    """Return where the word at ``start`` ends in BERT's sense, for an unknown token.
+    r"""Return where the word at ``start`` ends in BERT's sense, for an unknown token.
 
     Punctuation and ideographs are words of their own; any other ends before one, or before white
-    space.
+    space. Control characters, ``\v`` and U+0085 among them, are dropped: they end no word.
     """
     end = start + 1
     if not _stands_alone(text[start]):
-        while end < len(text) and not (_stands_alone(text[end]) or SPACE.match(text[end])):
+        while end < len(text) and not (_stands_alone(text[end]) or _is_space(text[end])):
             end += 1
     return end
+
+
+def _is_space(character: str) -> bool:
+    return character in " \t\n\r" or unicodedata.category(character)[0] == "Z"
 
 
 def _stands_alone(character: str) -> bool:

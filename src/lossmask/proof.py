@@ -218,7 +218,7 @@ def _moved_elsewhere(traced: Rendering, observed: Observation) -> npt.NDArray[np
 
 def _did_not_move(traced: Rendering, observed: Observation) -> npt.NDArray[np.intp]:
     """Return the starts of runs of one origin that should have moved and did not."""
-    starts = np.flatnonzero(np.diff(traced.origins, prepend=np.int64(-3)))
+    starts = np.flatnonzero(np.diff(traced.origins, prepend=np.int64(-9)))
     if not starts.size:
         return starts
     origin = traced.origins[starts]

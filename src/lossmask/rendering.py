@@ -22,8 +22,10 @@ from lossmask.template_environment import TracedMessage, TracingEnvironment
 from lossmask.traced_text import (
     COARSE,
     MIXED,
+    OF_TOOLS,
     Mark,
     Origins,
+    TracedText,
     leaf_of,
     leaf_text,
     marks_of,
@@ -98,6 +100,7 @@ class ChatTemplate:
     Args:
         tokenizer: Any transformers tokenizer that renders a Jinja template.
         chat_template: Template source to use instead of the tokenizer's own.
+        trace_tools: Give the text of tool schemas an origin, too. Takes time.
 
     Raises:
         TokenizerError: The tokenizer does not render Jinja templates.
@@ -105,7 +108,11 @@ class ChatTemplate:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template: str | None = None,
+        *,
+        trace_tools: bool = False,
     ) -> None:
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise TokenizerError(
@@ -120,6 +127,7 @@ class ChatTemplate:
             )
         self.tokenizer = tokenizer
         self.given = chat_template
+        self.trace_tools = trace_tools
         self._compiled: dict[str, tuple[TracingEnvironment, Any]] = {}
         if chat_template is None and not tokenizer.chat_template:
             raise TemplateError(
@@ -222,6 +230,8 @@ class ChatTemplate:
         seen = self._seen_by_template(messages, tools, template_variables or {})
         seen.setdefault("documents", None)
         traced, leaves = trace_messages(seen.pop("messages"))
+        if self.trace_tools:
+            seen["tools"] = _of_tools(seen.get("tools"))
         text: str = compiled.render(
             messages=traced, add_generation_prompt=add_generation_prompt, **seen
         )
@@ -320,6 +330,15 @@ def _traced(
     if isinstance(value, (list, tuple)):
         return [_traced(v, message_index, f"{path}/{k}", leaves) for k, v in enumerate(value)]
     return value
+
+
+def _of_tools(value: Any) -> Any:
+    """Copy tool schemas with every string marked as theirs."""
+    if isinstance(value, str):
+        return TracedText(value, np.full(len(value), OF_TOOLS))
+    if isinstance(value, dict):
+        return {_of_tools(key): _of_tools(item) for key, item in value.items()}
+    return [_of_tools(item) for item in value] if isinstance(value, list) else value
 
 
 def _checked(rendering: Rendering) -> Rendering:

@@ -135,7 +135,8 @@ class TextTokenizer:
             if not isinstance(offsets, Misfit) and _splits(offsets, n, len(anchor)):
                 return Tokens(ids[n:], offsets[n:] - np.int32(len(anchor)))
         raise ParityError(
-            f"the prompt ends inside a token, and no tokens spell exactly {text[:40]!r} after it",
+            f"the prompt ends inside a token, and no tokens spell exactly {text[:40]!r} after it; "
+            'boundary="include" or "exclude" keeps the tokens of the whole text',
             reason="boundary_inside_token",
         )
 

@@ -6,9 +6,9 @@ feeds it traced strings and reads the origins off the rendering.
 
 An origin is one int64: ``leaf << 32 | offset`` for the character at ``offset`` of string ``leaf``,
 ``LITERAL`` (-1) for text that the program itself wrote, ``MIXED`` (-2) for characters that an
-operation made of several sources at once and that can therefore not be told apart. Where an
-operation changes one source beyond recognition, the result keeps the leaf and takes the offset
-``COARSE``.
+operation made of several sources at once and that can therefore not be told apart, ``OF_TOOLS``
+(-3) for the text of tool schemas. Where an operation changes one source beyond recognition, the
+result keeps the leaf and takes the offset ``COARSE``.
 
 A *mark* is a zero-width note at a position, such as "here message 3 begins". Marks survive the same
 operations as characters do.
@@ -28,6 +28,7 @@ Origins = npt.NDArray[np.int64]
 
 LITERAL = -1
 MIXED = -2
+OF_TOOLS = -3
 COARSE = (1 << 32) - 1
 _LEAF_SHIFT = 32
 
@@ -333,7 +334,8 @@ def coarse(text: str, sources: Iterable[object]) -> str:
     leaves = {int(leaf) for source in sources for leaf in _leaves_in(source)}
     if not leaves:
         return text
-    origin = MIXED if len(leaves) > 1 or MIXED in leaves else (leaves.pop() << _LEAF_SHIFT) | COARSE
+    is_mixed = len(leaves) > 1 or min(leaves) < 0
+    origin = MIXED if is_mixed else (leaves.pop() << _LEAF_SHIFT) | COARSE
     return TracedText(text, np.full(len(text), origin, np.int64))
 
 

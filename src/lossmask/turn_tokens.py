@@ -209,9 +209,13 @@ def _first_kept(joint: Tokens, border: int, boundary: Boundary) -> tuple[int, in
 
 
 def _tokenize_apart(turn: Turn, prompt: Tokens, tokenizer: AnyTokenizer) -> Tokens:
-    rest = tokenizer.continuation(
-        turn.text[: turn.prompt_end], turn.text[turn.prompt_end :], turn.origins[turn.prompt_end :]
-    )
+    border = turn.prompt_end
+    try:
+        rest = tokenizer.continuation(turn.text[:border], turn.text[border:], turn.origins[border:])
+    except ParityError as error:
+        raise ParityError(
+            error.detail, reason=error.reason, message_index=turn.message_index
+        ) from error
     return Tokens(
         np.concatenate([prompt.ids, rest.ids]),
         np.concatenate([prompt.offsets, rest.offsets + np.int32(turn.prompt_end)]),

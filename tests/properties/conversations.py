@@ -7,6 +7,7 @@ one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -98,17 +99,6 @@ TEMPLATE_TEXT = (
     "/no_think",
     "Observation:",
 )
-CONTROL_TOKENS = (
-    "<|im_end|>",
-    "<|im_start|>",
-    "</s>",
-    "<s>",
-    "<|endoftext|>",
-    "<|eot_id|>",
-    "<end_of_turn>",
-    "<unk>",
-    "<pad>",
-)
 KEYS = (
     "city",
     "a b",
@@ -131,7 +121,13 @@ KEYS = (
 ANY_CHARACTER = st.characters(exclude_categories=["Cs"])
 JSON_STRINGS = ("{}", "", '{"city": "Rome"}', '{"a":  {"b": [1, null]}}', "not JSON", "[1]", '"x"')
 ODD_PARTS: tuple[Any, ...] = ({"type": "image"}, "plain", {"text": "no type"}, {}, None)
-WEIGHTS: tuple[Message, ...] = ({"train": False}, {"weight": 0}, {"train": True}, {"weight": 0.5}, {"weight": 2})
+WEIGHTS: tuple[Message, ...] = (
+    {"train": False},
+    {"weight": 0},
+    {"train": True},
+    {"weight": 0.5},
+    {"weight": 2},
+)
 CALLS = ("tools", "tools and null", "tools and nothing")
 CALLED = ("weather", "get time", "ƒ.look_up-2")
 ASSISTANTS = (*["plain"] * 9, *CALLS, "tools", "reasoning", "reasoning and tools", "think", "parts")
@@ -167,6 +163,23 @@ def texts(literals: Sequence[str] = (), control_tokens: Sequence[str] = ()) -> T
         st.lists(piece, min_size=1, max_size=5).map("".join),
         st.text(ANY_CHARACTER, max_size=5),
     )
+
+
+def literals(template: str) -> list[str]:
+    """Return words and tags of a template's source, what it writes among them."""
+    found = re.findall(r"</?[^<>\s'\"{}]{1,40}>|\[/?[A-Z_]{2,30}\]|[A-Za-z][\w.:]{2,20}", template)
+    return sorted(set(found))[:60]
+
+
+def masked(value: Any, control_tokens: Sequence[str]) -> Any:
+    """Return a value in which each control token inside its strings is as many letters ``z``."""
+    if isinstance(value, str):
+        for token in control_tokens:
+            value = value.replace(token, "z" * len(token))
+        return value
+    if isinstance(value, dict):
+        return {key: masked(item, control_tokens) for key, item in value.items()}
+    return [masked(item, control_tokens) for item in value] if isinstance(value, list) else value
 
 
 def nested(text: Texts, *, leaves: int = 4) -> st.SearchStrategy[Any]:
@@ -248,7 +261,7 @@ def _rows(draw: st.DrawFn, strategies: Strategies) -> Row:
         message: Message = {"role": role, "content": draw(strategies.text)}
         shape = draw(_ASSISTANT_SHAPE if role == "assistant" else _OTHER_SHAPE)
         if shape != "plain":
-            _extend(draw, message, shape, strategies, is_answer=bool(messages))
+            _extend(draw, message, shape, strategies)
         if role == "tool" and len(messages) % 2:
             message |= {"tool_call_id": "call00000", "name": "weather"}
         messages.append(message)
@@ -266,9 +279,7 @@ _REASONING = st.sampled_from(["reasoning_content", "thinking", "reasoning"])
 _PREFILL = st.integers(0, 9)
 
 
-def _extend(
-    draw: st.DrawFn, message: Message, shape: str, strategies: Strategies, *, is_answer: bool
-) -> None:
+def _extend(draw: st.DrawFn, message: Message, shape: str, strategies: Strategies) -> None:
     if "tools" in shape:
         message["tool_calls"] = draw(strategies.calls)
         if shape.endswith("null"):
@@ -281,7 +292,7 @@ def _extend(
         message["content"] = f"<think>{draw(strategies.text)}</think>{message['content']}"
     elif shape == "weight":
         message |= draw(_WEIGHT)
-    elif shape == "prefill" and is_answer:
+    elif shape == "prefill":
         message["prefill"] = message["content"][: draw(_PREFILL)]
     elif shape == "parts":
         message["content"] = draw(strategies.parts)

@@ -6,15 +6,23 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from transformers import AutoTokenizer
 
-from lossmask import Encoder, Policy
+from lossmask import Encoder, Example
 from lossmask.embedded import DEMO_MODEL
 from tests import corpus
+from tests.control_token_parity import Attack, Encoders, check_allowed, check_escaped, encoders
 from tests.fixture_templates import FIXTURE_TEMPLATES
 from tests.parity_details import check_closely
-from tests.properties.conversations import Strategies, malformed_rows, texts
+from tests.properties.conversations import (
+    Row,
+    Strategies,
+    literals,
+    malformed_rows,
+    masked,
+    texts,
+)
 
 CASES = 100_000  # of the slow run
 SAMPLED = 60  # published templates, one per cluster of near-duplicates
@@ -29,6 +37,7 @@ FEW = settings(
 )
 MANY = settings(FEW, max_examples=CASES // SAMPLED + 1, phases=[Phase.generate, Phase.shrink])
 STRATEGIES = Strategies(texts())
+CONTROL_TOKENS = ("<|im_end|>", "<|im_start|>", "<|endoftext|>")  # of the embedded tokenizer
 
 
 def _own() -> dict[str, Encoder]:
@@ -66,16 +75,29 @@ def _check(encoders: dict[str, Encoder], row: Any) -> Counter[str]:
     return found
 
 
-def _check_all(encoders: dict[str, Encoder], amount: settings) -> Counter[str]:
+def _check_all(encoders: dict[str, Encoder], amount: settings, part: int = 0) -> Counter[str]:
+    """Check drawn rows, in which there are literals of the templates; other rows for each part."""
     found: Counter[str] = Counter()
 
+    @seed(part)
     @amount
-    @given(STRATEGIES.rows)
+    @given(Strategies(texts(_literals(encoders))).rows)
     def every_row(row: Any) -> None:
         found.update(_check(encoders, row))
 
     every_row()
     return found
+
+
+def _literals(encoders: dict[str, Encoder]) -> list[str]:
+    """Return what the templates write, but for what a tokenizer makes a control token of."""
+    control = {
+        str(token)
+        for encoder in encoders.values()
+        for token in encoder.tokenizer.added_tokens_decoder.values()
+    }
+    found = {text for encoder in encoders.values() for text in literals(encoder.chat_template())}
+    return sorted(text for text in found if not any(token in text for token in control))
 
 
 def test_own_templates() -> None:
@@ -96,7 +118,7 @@ def test_a_few_published_templates() -> None:
 def test_a_hundred_thousand_cases(part: int) -> None:
     names = _sampled()[part :: SAMPLED // TOGETHER]
     assert len(names) == TOGETHER
-    found = _check_all(_published(names), MANY)
+    found = _check_all(_published(names), MANY, part)
     assert sum(found.values()) * (SAMPLED // TOGETHER) >= CASES
     print(names, dict(found))
 
@@ -104,21 +126,48 @@ def test_a_hundred_thousand_cases(part: int) -> None:
 @settings(FEW, max_examples=150)
 @given(malformed_rows(STRATEGIES))
 def test_encode_row_never_raises(row: Any) -> None:
-    outcome = ENCODER.encode_row(row)
-    assert bool(outcome.examples) != (outcome.rejection is not None)
+    outcomes = ENCODER.encode_batch([row, row])
+    assert len(outcomes) == 2
+    for outcome in outcomes:
+        assert bool(outcome.examples) != (outcome.rejection is not None)
+
+
+@settings(FEW, max_examples=40)
+@given(STRATEGIES.rows)
+def test_a_row_is_encoded_alike_each_time(row: Row) -> None:
+    first, second = ENCODER.encode_row(row), ENCODER.encode_row(row)
+    assert first.rejection == second.rejection
+    for one, other in zip(first.examples, second.examples, strict=True):
+        assert _contents(one) == _contents(other)
 
 
 @settings(FEW, max_examples=60)
 @given(STRATEGIES.rows)
 def test_escaping_changes_nothing_where_there_is_nothing_to_escape(row: Any) -> None:
-    plain, escaped = ENCODER.encode_row(row), ESCAPING.encode_row(row)
+    plain, escaped = ENCODER.encode_row(row), POLICIES.escape.encode_row(row)
     if plain.rejection is not None and plain.rejection.reason == "control_token_in_content":
         return
     assert (plain.rejection is None) == (escaped.rejection is None)
     for one, other in zip(plain.examples, escaped.examples, strict=True):
-        assert one.labels.tolist() == other.labels.tolist()
-        assert one.input_ids.tolist() == other.input_ids.tolist()
+        assert _contents(one) == _contents(other)
+
+
+@settings(FEW, max_examples=60)
+@given(Strategies(texts(control_tokens=CONTROL_TOKENS)).rows)
+def test_control_tokens_are_escaped_or_allowed(row: Row) -> None:
+    messages, tools = row["messages"], row["tools"]
+    everywhere = tuple(range(len(messages)))
+    harmless = masked(messages, CONTROL_TOKENS)
+    attack = Attack("drawn", messages, harmless, everywhere, masked(tools, CONTROL_TOKENS))
+    assert check_escaped(POLICIES, attack).status != "wrong"
+    assert check_allowed(POLICIES, attack).status != "wrong"
+
+
+def _contents(example: Example) -> tuple[Any, ...]:
+    arrays = (example.input_ids, example.offsets, example.loss_weights, example.message_index)
+    lists = [array.tolist() for array in arrays]
+    return (example.text, *lists, example.spans, example.findings)
 
 
 ENCODER = Encoder.from_pretrained(DEMO_MODEL)
-ESCAPING = Encoder.from_pretrained(DEMO_MODEL, Policy(control_tokens="escape"))
+POLICIES: Encoders = encoders(ENCODER.tokenizer, ENCODER.chat_template())
