@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from transformers.utils.chat_template_utils import _compile_jinja_template
+
 from tests.scenarios import Message, assistant, call, user
 
 CANARY = "CANARY"
@@ -19,6 +21,15 @@ MESSAGES: list[Message] = [
     user("Hi"),
     assistant("Hello", tool_calls=[call("f", {"a": "b"})]),
 ]
+
+
+_IS_HARDENED = _compile_jinja_template("").environment.globals["dict"] is not dict
+"""Whether this transformers gives templates a ``dict`` and a ``namespace`` of its own."""
+
+_NAMESPACE_REFUSAL = (
+    "SecurityError: Chat templates cannot store underscore-prefixed attributes on a namespace, but "
+    "got '__class__'. Please rename the attribute."
+)
 
 
 class Attack(NamedTuple):
@@ -207,7 +218,7 @@ _GLOBALS = [
             "cycler": "type",
             "joiner": "type",
             "namespace": "type",
-            "dict": "TemplateDict",
+            "dict": "TemplateDict" if _IS_HARDENED else "type",
         }.items()
     ],
     *[
@@ -254,14 +265,12 @@ _GLOBALS = [
     Attack(
         "namespace attribute",
         "{% set n = namespace() %}{% set n.__class__ = 1 %}",
-        "SecurityError: Chat templates cannot store underscore-prefixed attributes on a "
-        "namespace, but got '__class__'. Please rename the attribute.",
+        _NAMESPACE_REFUSAL if _IS_HARDENED else "",
     ),
     Attack(
         "namespace keyword",
         "{{ namespace(__class__=1) }}",
-        "SecurityError: Chat templates cannot store underscore-prefixed attributes on a "
-        "namespace, but got '__class__'. Please rename the attribute.",
+        _NAMESPACE_REFUSAL if _IS_HARDENED else "<Namespace {'__class__': 1}>",
     ),
 ]
 

@@ -26,6 +26,7 @@ from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import FilterArgumentError
 from jinja2.ext import Extension, loopcontrols
+from jinja2.filters import do_float, do_int
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from transformers.utils.chat_template_utils import _compile_jinja_template
@@ -40,7 +41,17 @@ from lossmask.traced_formatting import (
     safe,
     text_of,
 )
-from lossmask.traced_text import Mark, TracedText, coarse, concat, join, mark_text
+from lossmask.traced_text import (
+    LITERAL,
+    Mark,
+    TracedText,
+    coarse,
+    concat,
+    join,
+    mark_text,
+    number_from,
+    origins_of,
+)
 
 
 class TracedMessage(dict[str, Any]):
@@ -172,7 +183,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
 
         def traced_format(*args: Any, **kwargs: Any) -> str:
             plain = str.__str__(wrapped(*args, **kwargs))
-            if value.__name__ == "format":
+            if value.__name__ == "format" and (origins_of(template) == LITERAL).all():
                 try:
                     pieces = format_pieces(SandboxedFormatter(self), template, args, kwargs)
                 except (LookupError, TypeError, ValueError):  # a format this does not take apart
@@ -270,12 +281,27 @@ def _indent_filter(s: str, width: int | str = 4, first: bool = False, blank: boo
     return safe(whole) if isinstance(s, SafeText) else whole
 
 
+def _number_filter(read: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap ``|int`` or ``|float`` so that a number read from traced text keeps its origin."""
+
+    @functools.wraps(read)
+    def traced_filter(value: Any, *args: Any, **kwargs: Any) -> Any:
+        number = read(value, *args, **kwargs)
+        given = {**dict(zip(("default", "base"), args, strict=False)), **kwargs, "default": None}
+        is_default = read(value, **given) is None
+        return number if is_default else number_from(value, number)
+
+    return traced_filter
+
+
 _TRACED_FILTERS: dict[str, Callable[..., Any]] = {
     "tojson": dumps,
     "string": text_of,
     "join": _join_filter,
     "replace": _replace_filter,
     "format": _format_filter,
+    "int": _number_filter(do_int),
+    "float": _number_filter(do_float),
     "e": lambda value: safe(escaped(text_of(value))),
     "escape": lambda value: safe(escaped(text_of(value))),
     "indent": _indent_filter,

@@ -16,6 +16,8 @@ from typing import Any, SupportsIndex
 import markupsafe
 
 from lossmask.traced_text import (
+    TracedFloat,
+    TracedInt,
     TracedText,
     coarse,
     concat,
@@ -32,7 +34,7 @@ _PERCENT = re.compile(
 
 def has_traced(value: object) -> bool:
     """Return whether a traced string lies anywhere inside ``value``."""
-    if isinstance(value, TracedText):
+    if isinstance(value, (TracedText, TracedInt, TracedFloat)):
         return True
     if isinstance(value, Mapping):
         return any(has_traced(key) or has_traced(item) for key, item in value.items())
@@ -85,7 +87,7 @@ class _JsonWriter:
             return self._block("{", entries, "}", depth)
         if isinstance(value, (list, tuple)):
             return self._block("[", [self.write(item, depth + 1) for item in value], "]", depth)
-        return json.dumps(value, ensure_ascii=self.ensure_ascii)
+        return coarse(json.dumps(value, ensure_ascii=self.ensure_ascii), (value,))
 
     def _key(self, key: Any) -> str:
         return self._string(key if isinstance(key, str) else json.dumps(key))
@@ -134,7 +136,7 @@ def _repr_of(value: Any) -> str:
     if isinstance(value, tuple):
         comma = "," if len(value) == 1 else ""
         return concat(("(", join(", ", [_repr_of(item) for item in value]), comma, ")"))
-    return repr(value)
+    return coarse(repr(value), (value,))
 
 
 def _escaped(character: str, quote: str) -> str:
@@ -197,9 +199,10 @@ def format_pieces(
         if name == "" or name[0] in ".[":
             name, automatic = f"{automatic}{name}", automatic + 1
         value, _ = formatter.get_field(name, args, kwargs)
-        value = formatter.convert_field(value, conversion)
-        if specification:
-            pieces.append(coarse(formatter.format_field(value, specification), (value,)))
+        converted = formatter.convert_field(value, conversion)
+        if specification or conversion:
+            written = formatter.format_field(converted, specification or "")
+            pieces.append(coarse(written, (value,)))
         else:
             pieces.append(text_of(value))
     return pieces

@@ -339,7 +339,36 @@ def coarse(text: str, sources: Iterable[object]) -> str:
     return TracedText(text, np.full(len(text), origin, np.int64))
 
 
+class TracedInt(int):
+    """An ``int`` read from a traced string; written out, it has the origin of the whole string."""
+
+    _source: str
+
+    def __str__(self) -> str:
+        return coarse(int.__repr__(self), (self,))
+
+
+class TracedFloat(float):
+    """A ``float`` read from a traced string, as :class:`TracedInt`."""
+
+    _source: str
+
+    def __str__(self) -> str:
+        return coarse(float.__repr__(self), (self,))
+
+
+def number_from(source: str, number: int | float) -> int | float:
+    """Give a number the origin of the string it was read from."""
+    if not isinstance(source, TracedText):
+        return number
+    traced = TracedFloat(number) if isinstance(number, float) else TracedInt(number)
+    traced._source = source
+    return traced
+
+
 def _leaves_in(source: object) -> Iterator[int]:
+    if isinstance(source, (TracedInt, TracedFloat)):
+        source = source._source
     if isinstance(source, TracedText):
         yield from np.unique(leaf_of(source._origins[source._origins != LITERAL])).tolist()
     elif isinstance(source, Mapping):
