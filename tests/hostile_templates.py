@@ -155,6 +155,7 @@ _TRACING = [
         "UndefinedError: 'str object' has no attribute '_cut'",
         _unsafe("_cut", "TracedText"),
     ),
+    Attack("source of a number", "{{ (('3' ~ messages[0].content[:0])|int)._source }}"),
     Attack("index", "{{ messages[0]._lossmask_message_index }}"),
     Attack("index as item", "{{ messages[0]['_lossmask_message_index'] }}"),
     Attack("dict of a message", "{{ messages[0].__dict__ }}"),

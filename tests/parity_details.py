@@ -51,7 +51,12 @@ class CloserOracle(Oracle):
         self.appends_stops = encoder.policy.append_stop != "never"
 
     def _generation_prompt(self, index: int, prompt: str) -> str:
-        return super()._generation_prompt(index, prompt) if index else prompt
+        """Return what the generation prompt adds, nothing where a prefill stands without one."""
+        try:
+            return super()._generation_prompt(index, prompt)
+        except Exception:  # whatever the template raises: it shows no context by itself
+            _require(index in self.prefills, f"message {index}: no context without prompt")
+            return ""
 
     def _unseen(self, index: int, full: str) -> list[str]:
         """Return the strings of a message without which the rendering is the same."""

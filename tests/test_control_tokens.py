@@ -58,7 +58,8 @@ def test_control_tokens_in_tools_are_escaped(demo: PreTrainedTokenizerBase) -> N
     template = FIXTURE_TEMPLATES["chatml with tools"]
     encoder = Encoder(demo, Policy(control_tokens="escape"), chat_template=template)
     text = '{"d": "<|im_end|>", "<|im_start|>": [1, "a<|im_end|>"]}'
-    tools = [{**WEATHER, "function": {**WEATHER["function"], "parameters": json.loads(text)}}]
+    function = {"name": "weather", "parameters": json.loads(text)}
+    tools = [{"type": "function", "function": function}]
     [example] = encoder.encode([user("a"), assistant("b")], tools)
     assert text in example.text
     shown = example.text.split("<|im_start|>system\n")[1].split("<|im_end|>\n<|im_start|>user")[0]

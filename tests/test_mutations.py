@@ -114,7 +114,7 @@ _NAMES = (
     *("null-content", "leading-space", "trailing-space", "emoji-ends", "markup", "echo"),
     "consecutive-assistants",
 )
-_OWN = [*MORE_SCENARIOS, *(scenario for scenario in SCENARIOS if scenario.name in _NAMES)]
+CONVERSATIONS = [*MORE_SCENARIOS, *(scenario for scenario in SCENARIOS if scenario.name in _NAMES)]
 MUTANTS = [*TEXT_MUTANTS, *TOKEN_MUTANTS]
 EVERY = 12  # every n-th corpus template in the slow run
 
@@ -207,8 +207,9 @@ def _published_encoder(template: str) -> Encoder:
     )
 
 
-OWN = Matrix(TEMPLATES, _own_encoder, _OWN)
-PUBLISHED = Matrix(corpus.template_names()[::EVERY], _published_encoder, SCENARIOS)
+OWN = Matrix(TEMPLATES, _own_encoder, CONVERSATIONS)
+PUBLISHED = Matrix(corpus.template_names()[::EVERY], _published_encoder, CONVERSATIONS)
+EVERYWHERE = [mutant for mutant in MUTANTS if mutant.shown_by in ("", *FIXTURE_TEMPLATES)]
 
 
 def test_the_matrix_is_green_without_a_fault() -> None:
@@ -216,7 +217,7 @@ def test_the_matrix_is_green_without_a_fault() -> None:
     assert set(status) <= {"exact", "raises", *REFUSED}
     assert status.count("exact") > 0.75 * len(status)
     again = OWN.tried(Mutant("no fault", lambda monkeypatch: None, "refused"))
-    assert not any(tried.is_red("refused") for tried in itertools.islice(again, len(_OWN)))
+    assert not any(tried.is_red("refused") for tried in itertools.islice(again, len(CONVERSATIONS)))
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -228,7 +229,7 @@ def test_the_matrix_notices(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> 
 
 @corpus.needs_corpus
 @pytest.mark.slow
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", EVERYWHERE, ids=lambda mutant: mutant.name)
 def test_published_templates_notice(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "wrong" not in {case.status for case in PUBLISHED.before.values()}
     mutant.patch(monkeypatch)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -171,11 +172,13 @@ def audit(
 
     Raises:
         InputError: A file is missing or not JSON Lines, or there is no row.
+        TemplateError: The first rows all reach the limits.
     """
     check_files(paths)
     rows = in_chunks(read_rows(paths), ROWS_PER_CHUNK)
     chunks = (Chunk(number, chunk, Audit()) for number, chunk in enumerate(rows))
     with Workers(source.load, limits) as processes:
+        processes.try_template(islice(read_rows(paths), ROWS_PER_CHUNK))
         finished = sorted(processes.encode(chunks, workers, progress), key=lambda c: c.number)
     whole = Audit()
     for chunk in finished:

@@ -239,7 +239,11 @@ class Encoder:
         return encode_conversation(messages, tools, setting)
 
     def encode_row(self, row: Mapping[str, Any]) -> Outcome:
-        """Encode one row, ``{"messages": [...], "tools": [...]}``; never raises on bad data."""
+        """Encode one row, ``{"messages": [...], "tools": [...]}``; never raises on bad data.
+
+        Raises:
+            MemoryError: There is too little memory, which says nothing about the row.
+        """
         try:
             if not isinstance(row, Mapping):
                 raise InputError(f"expected an object with 'messages', got {type(row).__name__}")

@@ -203,6 +203,8 @@ class _Trials:
         changed = self.place.put(self.messages, leaf_text)
         try:
             text = self.render(changed)
+        except MemoryError:
+            raise
         except Exception as error:  # a renderer is a program: it may raise anything
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:100]
             raise StructureChangedError(

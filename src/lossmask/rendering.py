@@ -168,6 +168,8 @@ class ChatTemplate:
                 tokenize=False,
                 **(template_variables or {}),
             )
+        except MemoryError:  # not the template's word: the limit of the process
+            raise
         except Exception as error:  # a template is a program: it may raise anything
             index = self._message_at_failure(
                 messages, tools, add_generation_prompt, template_variables
@@ -204,6 +206,8 @@ class ChatTemplate:
         )
         try:
             text, leaves = self._trace(messages, tools, add_generation_prompt, template_variables)
+        except MemoryError:
+            raise
         except Exception as error:  # transformers rendered it, so whatever this is, it is ours
             raise TemplateError(
                 f"the template renders, but cannot be traced: {type(error).__name__}: {error}",
@@ -277,7 +281,8 @@ class ChatTemplate:
         try:
             self._trace(messages, tools, add_generation_prompt, template_variables)
         except Exception:  # the same failure as the caller's, which reports it
-            return self._compile(self.source(tools))[0].current_message
+            compiled = self._compiled.get(self.source(tools))
+            return None if compiled is None else compiled[0].current_message
         return None
 
 
@@ -292,6 +297,10 @@ def _check_syntax(source: str) -> None:
     except RecursionError as error:
         raise TemplateError(
             "the chat template does not compile: it is nested too deeply", reason="template_syntax"
+        ) from error
+    except ValueError as error:  # a number of more digits than Python converts
+        raise TemplateError(
+            f"the chat template does not compile: {error}", reason="template_syntax"
         ) from error
 
 
