@@ -70,8 +70,9 @@ def control_ids(encoder: Encoder) -> set[int]:
 
 
 def unknown_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Return the ids of a character that no vocabulary has."""
-    return set(tokenizer("\U000f1234", add_special_tokens=False)["input_ids"])
+    """Return the id that stands for characters the vocabulary does not have, if it has such."""
+    ids = tokenizer("\U000f1234", add_special_tokens=False)["input_ids"]
+    return {tokenizer.unk_token_id} & set(ids)
 
 
 def check_escaped(encoders: Encoders, attack: Attack) -> Case:
