@@ -185,6 +185,14 @@ def test_command_r_trains_both_terminators() -> None:
     ]
 
 
+def test_no_stop_is_taken_from_text_that_only_follows_to_see_how_history_goes_on() -> None:
+    bare = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    CONTROL[bare] = []
+    [example] = encode(bare, [user("Q0?"), assistant("A1")], eos="<|endoftext|>", stops=(".",))
+    assert example.supervised_text == ["A1"]
+    assert kinds([example]) == {"no_stop_token"}
+
+
 def test_adjacent_stops_end_together_but_not_beyond_eos() -> None:
     stops = Stops(frozenset({1, 2}), ("</s>", "<end>"), "</s>")
     text = "x<end></s><end>"

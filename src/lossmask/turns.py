@@ -29,6 +29,8 @@ from lossmask.rendering import Message, Rendering, shared_length
 from lossmask.setting import Setting
 from lossmask.stops import any_of
 
+_PROBE = "\ue000"  # a private-use character: no stop token, so none is taken from our own text
+
 
 def derive_turns(
     conversation: Conversation, setting: Setting
@@ -172,10 +174,10 @@ class Beginnings:
         """Render message ``index`` with one more behind it, None if the template cannot."""
         message = self.conversation.messages[index]
         calls = message.get("tool_calls")
-        following = [{"role": "user", "content": "."}]
+        following = [{"role": "user", "content": _PROBE}]
         if calls:
             call_id = calls[0].get("id")
-            answer = {"role": "tool", "content": "."}
+            answer = {"role": "tool", "content": _PROBE}
             following.insert(0, answer | ({"tool_call_id": call_id} if call_id else {}))
         for probe in following:
             messages = [*self.conversation.messages[: index + 1], probe]
