@@ -269,7 +269,7 @@ BORDERS = [
         "borders: it is not noticed that the messages before the answer end otherwise",
         becomes(borders, "_check_kept", lambda *_: None),
         "wrong",
-        "an answer is joined to the one before",
+        "an answer is joined to the one before by a word",
     ),
     Mutant(
         "borders: the beginning that inference is given counts as generated",

@@ -88,16 +88,35 @@ def test_a_stop_token_inside_the_generation_prompt_is_not_the_end_of_an_empty_an
     assert check(Encoder(tokenizer, chat_template=template), messages).status == "exact"
 
 
-def test_an_answer_joined_to_the_one_before_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
-    template = (
-        "{% for i in range(messages | length) %}{% set m = messages[i] %}"
-        "{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}{{ ' ' + m.content }}"
-        "{% if i + 1 < messages | length and messages[i + 1].role == 'assistant' %}{{ '\n' }}"
-        "{% else %}<|im_end|>{% endif %}{% endif %}{% endfor %}"
-    )
+JOINING = (
+    "{% for i in range(messages | length) %}{% set m = messages[i] %}"
+    "{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}{{ ' ' + m.content }}"
+    "{% if i + 1 < messages | length and messages[i + 1].role == 'assistant' %}{{ GLUE }}"
+    "{% else %}<|im_end|>{% endif %}{% endif %}{% endfor %}"
+)
+
+
+def test_an_answer_joined_to_the_one_before_follows_its_end(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    encoder = Encoder(tokenizer, chat_template=JOINING.replace("GLUE", repr("\n")))
+    messages = [user("Q0?"), assistant("A1."), assistant("A2.")]
+    [example] = encoder.encode(messages)
+    assert example.text == "[INST] Q0? [/INST] A1.<|im_end|>\n A2.<|im_end|>"
+    assert example.supervised_text == [" A1.<|im_end|>", "\n A2.<|im_end|>"]
+    [finding] = example.findings
+    assert (finding.kind, finding.message_index) == ("context_differs", 2)
+    assert check(encoder, messages).status == "exact"
+
+
+@pytest.mark.parametrize("invitation", ["", "Answer:"])
+def test_an_answer_joined_by_words_or_behind_a_generation_prompt_is_refused(
+    tokenizer: PreTrainedTokenizerBase, invitation: str
+) -> None:
+    glue = "\n" if invitation else "\nand "
+    template = JOINING.replace("GLUE", repr(glue))
+    template += "{% if add_generation_prompt %}" + invitation + "{% endif %}"
     encoder = Encoder(tokenizer, chat_template=template)
-    [example] = encoder.encode([user("Q0?"), assistant("A1.")])
-    assert example.supervised_text == [" A1.<|im_end|>"]
     with pytest.raises(ParityError, match=re.escape("end with '<|im_end|>' in the prompt, but")):
         encoder.encode([user("Q0?"), assistant("A1."), assistant("A2.")])
 

@@ -73,10 +73,10 @@ TEMPLATES = FIXTURE_TEMPLATES | {
         TURNS.replace("{{ m.content", "{{ '<think>\n' if m.role == 'assistant' }}{{ m.content")
         + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
     ),
-    "an answer is joined to the one before": (
+    "an answer is joined to the one before by a word": (
         "{% for i in range(messages | length) %}{% set m = messages[i] %}"
         "{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}{{ ' ' + m.content }}"
-        "{% if i + 1 < messages | length and messages[i + 1].role == 'assistant' %}{{ '\n' }}"
+        "{% if i + 1 < messages | length and messages[i + 1].role == 'assistant' %}, and"
         "{% else %}<|im_end|>{% endif %}{% endif %}{% endfor %}"
     ),
     "plain text, a space before the answer": (

@@ -95,15 +95,26 @@ def find_border(
     if respelled is not None:
         return _respelled(index, traced, full, full_context + respelled, generation_prompt, header)
     if prompt.text[:prompt_context] == full.text[:full_context]:
+        if own.size and _is_glued(prompt.text, uninvited, prompt_context, header, stops):
+            return _context_differs(index, traced, full, full_context, "", header, 0)
         _check_kept(index, prompt.text, full.text, uninvited)
         return _mismatch(index, full, full_context, generation_prompt, header, common)
     return _context_differs(index, traced, full, full_context, generation_prompt, header, common)
 
 
+def _is_glued(prompt: str, uninvited: str, context: int, header: str, stops: Stops) -> bool:
+    """Return whether the template joins an answer to the one before it, by white space alone.
+
+    The finished conversation leaves out the stop token between them, which inference has seen.
+    """
+    ended = stops.pattern.match(prompt, context) is not None
+    return ended and prompt == uninvited and not header.strip()
+
+
 def _check_kept(index: int, prompt: str, full: str, uninvited: str) -> None:
     """Refuse a finished turn before which the context ends otherwise than in the prompt.
 
-    Some templates join an answer to the one before it, whose end of turn inference sees.
+    Some templates join an answer to the one before it, with words that could be a header.
     """
     if prompt.startswith(uninvited) and not full.startswith(uninvited.rstrip()):
         at = shared_length(uninvited, full)
