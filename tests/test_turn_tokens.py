@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 from tokenizers import AddedToken, normalizers
 from transformers import PreTrainedTokenizerBase
 
-from lossmask import Encoder, Example, LossmaskError, ParityError, Policy
+from lossmask import Encoder, Example, LossmaskError, ParityError, Policy, TokenizerError
+from lossmask.offsets import OffsetFinder
+from lossmask.placing import Misfit
 from lossmask.turn_tokens import Boundary
 from tests import small_tokenizers
 from tests.parity import check
@@ -303,3 +306,31 @@ def test_every_border_is_what_inference_would_have_or_reported(
     assert (found["boundary_straddle"] > 2) == (not drops_space)
     refused = {case.detail.partition(":")[0] for case in cases.values() if case.status == "refused"}
     assert not refused & {"boundary_inside_token", "unusable_offsets", "boundary_straddle"}
+
+
+def test_text_that_becomes_the_unknown_token_is_found() -> None:
+    tokenizer = wordpiece("yes")
+    [known] = encode(tokenizer, "inference", user("yes"), assistant("yes"), template=SPACED)
+    assert "unknown_token" not in {finding.kind for finding in known.findings}
+    [example] = encode(tokenizer, "inference", user("yes"), assistant("yes 漢"), template=SPACED)
+    [finding] = [finding for finding in example.findings if finding.kind == "unknown_token"]
+    assert finding.message_index == 1
+    assert finding.detail.startswith("the tokenizer has no token for '漢': the model learns")
+    assert tokenizer.unk_token_id in example.input_ids[example.loss_mask]
+    [typed] = encode(tokenizer, "inference", user("漢"), assistant("yes"), template=SPACED)
+    assert "unknown_token" not in {finding.kind for finding in typed.findings}
+
+
+def test_a_text_that_the_tokens_do_not_spell_is_refused_with_its_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer = byte_level()
+    encoder = Encoder(tokenizer, chat_template=SPACED, proof="off")
+    find = OffsetFinder.find
+
+    def misfit(self: OffsetFinder, text: str, *arguments: Any, **options: Any) -> Any:
+        return Misfit(0, 0) if "A3" in text else find(self, text, *arguments, **options)
+
+    monkeypatch.setattr(OffsetFinder, "find", misfit)
+    with pytest.raises(TokenizerError, match=r"^message 3: cannot tell which characters"):
+        encoder.encode([user("Q0"), assistant("A1"), user("Q2"), assistant("A3")])

@@ -9,6 +9,7 @@ FINDINGS = {
     "header_respelled": "the finished turn spells its header unlike the generation prompt",
     "context_differs": "the example is the prompt as inference sees it, then the completion",
     "boundary_straddle": "a token spans the end of the prompt (see --boundary)",
+    "unknown_token": "the tokenizer has no token for some text: its unknown token is trained",
     "content_dropped": "the template left out text of an assistant message: not trained",
     "arguments_torn": "the template tears the JSON string of tool arguments apart: not trained",
     "nothing_generated": "the template writes nothing for an assistant message: not trained",

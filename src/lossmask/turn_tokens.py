@@ -30,7 +30,7 @@ from typing import Literal
 import numpy as np
 
 from lossmask.completions import Turn
-from lossmask.errors import ParityError
+from lossmask.errors import ParityError, TokenizerError
 from lossmask.example import Finding
 from lossmask.policy import Policy
 from lossmask.protocols import AnyTokenizer
@@ -90,16 +90,34 @@ def tokenize_turns(
         TokenizerError: The tokens of a text do not spell it.
     """
     prompts = [turn.text[: turn.prompt_end] for turn in turns]
-    encoded = tokenizer.encode(
-        [*prompts, *(turn.text for turn in turns)],
-        [*(turn.origins[: turn.prompt_end] for turn in turns), *(turn.origins for turn in turns)],
-    )
+    try:
+        encoded = tokenizer.encode(
+            [*prompts, *(turn.text for turn in turns)],
+            [
+                *(turn.origins[: turn.prompt_end] for turn in turns),
+                *(turn.origins for turn in turns),
+            ],
+        )
+    except TokenizerError as error:
+        raise _with_turn(error, turns, tokenizer) from error
     return [
         _tokenize_turn(turn, prompt, joint, tokenizer, stop_ids, boundary)
         for turn, prompt, joint in zip(
             turns, encoded[: len(turns)], encoded[len(turns) :], strict=True
         )
     ]
+
+
+def _with_turn(
+    error: TokenizerError, turns: Sequence[Turn], tokenizer: AnyTokenizer
+) -> TokenizerError:
+    """Return the error with the first turn whose text it is about."""
+    for turn in turns:
+        try:
+            tokenizer.encode([turn.text], [turn.origins])
+        except TokenizerError as own:
+            return TokenizerError(own.detail, reason=own.reason, message_index=turn.message_index)
+    return error
 
 
 def _tokenize_turn(
@@ -131,7 +149,31 @@ def _tokenize_turn(
             reason="stop_not_a_token",
             message_index=turn.message_index,
         )
+    findings += _unknown(turn, tokens, first, end, tokenizer)
     return TokenizedTurn(turn, tokens, start, first, end, findings)
+
+
+def _unknown(
+    turn: Turn, tokens: Tokens, first: int, end: int, tokenizer: AnyTokenizer
+) -> tuple[Finding, ...]:
+    """Notice characters of a completion that the tokenizer has no token for."""
+    unknown_id = getattr(tokenizer.tokenizer, "unk_token_id", None)
+    if unknown_id is None:
+        return ()
+    unknown = str(tokenizer.tokenizer.unk_token)
+    found = first + np.flatnonzero(tokens.ids[first:end] == unknown_id)
+    texts = [turn.text[start:stop] for start, stop in tokens.offsets[found].tolist()]
+    lost = sorted({text for text in texts if unknown not in text})  # it may take spaces with it
+    if not lost:
+        return ()
+    return (
+        Finding(
+            "unknown_token",
+            f"the tokenizer has no token for {', '.join(map(repr, lost[:5]))}: the model learns to "
+            f"write {unknown!r} instead",
+            turn.message_index,
+        ),
+    )
 
 
 def _check_not_empty(turn: Turn, prompt: Tokens, joint: Tokens) -> None:
