@@ -18,7 +18,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from lossmask import Encoder, Example, LossmaskError, Policy
-from tests.parity import Case, Oracle, Wrong, check
+from tests.parity import Case, Oracle, Wrong, bare, check, require
 from tests.scenarios import Message
 
 
@@ -95,7 +95,7 @@ def check_escaped(encoders: Encoders, attack: Attack) -> Case:
     if _straddles(examples) != _straddles(twins):
         return Case("incomparable", "a token spans the end of a prompt in one of them")
     try:
-        _require(len(examples) == len(twins), f"{len(examples)} examples, not {len(twins)}")
+        require(len(examples) == len(twins), f"{len(examples)} examples, not {len(twins)}")
         pairs = zip(examples, twins, strict=True)
         details = {_Pair(encoders.error, *pair).check(shown) for pair in pairs}
     except Wrong as error:
@@ -212,15 +212,15 @@ class _Pair:
             [(s.message_index, s.start, s.end, s.stop) for s in each.spans]
             for each in (example, twin)
         )
-        _require(runs == twin_runs, f"supervised runs {runs} instead of {twin_runs}")
+        require(runs == twin_runs, f"supervised runs {runs} instead of {twin_runs}")
         mask = np.zeros(len(example), bool)
         for span in example.spans:
             mask[span.token_start : span.token_end] = True
-        _require(np.array_equal(example.loss_mask, mask), "the mask is not the spans")
+        require(np.array_equal(example.loss_mask, mask), "the mask is not the spans")
         found, expected = (
             [i for i in each.input_ids.tolist() if i in self.control] for each in (example, twin)
         )
-        _require(found == expected, f"{self._names(found)} in {example.text!r}")
+        require(found == expected, f"{self._names(found)} in {example.text!r}")
         if self._unknown & set(example.input_ids.tolist()):
             return "control ids"  # what is typed cannot be spelled, and unknown neighbours fuse
         self._check_spelling()
@@ -229,20 +229,19 @@ class _Pair:
     def _check_text(self, shown: dict[str, str]) -> None:
         """Require what transformers renders, as a whole and before each supervised run."""
         text, twin = self.example.text, self.twin.text
-        _require(len(text) == len(twin), "the texts differ in length")
+        require(len(text) == len(twin), "the texts differ in length")
         if twin in shown:
-            _require(text == shown[twin], "the text is not what transformers renders")
+            require(text == shown[twin], "the text is not what transformers renders")
         for span in self.example.spans:
             prompt = shown.get(twin[: span.start], text[: span.start])
-            _require(text[: span.start] == prompt, "the prompt is not what transformers renders")
+            require(text[: span.start] == prompt, "the prompt is not what transformers renders")
 
     def _check_spelling(self) -> None:
         """Require that the ids spell the text run by run, but for white space.
 
-        A tokenizer that changes text (lower case) spells the twin differently, too.
+        A tokenizer that loses what its normaliser keeps spells the twin differently, too.
         """
-        spelled = self.tokenizer.decode(self.twin.input_ids, clean_up_tokenization_spaces=False)
-        if "".join(spelled.split()) != "".join(self.twin.text.split()):
+        if not self._spells(self.twin.input_ids.tolist(), self.twin.text):
             return
         edges = [(0, 0)]
         for span in self.example.spans:
@@ -250,12 +249,19 @@ class _Pair:
         edges.append((len(self.example), len(self.example.text)))
         ids = self.example.input_ids.tolist()
         for (start, a), (end, b) in itertools.pairwise(edges):
-            spelled = self.tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False)
             written = self.example.text[a:b]
-            _require(
-                "".join(spelled.split()) == "".join(written.split()),
-                f"the ids spell {spelled!r}, not {written!r}",
-            )
+            names = self._names(ids[start:end])
+            require(self._spells(ids[start:end], written), f"{names} do not spell {written!r}")
+
+    def _spells(self, ids: list[int], text: str) -> bool:
+        """Return whether ids spell a text, but for white space, as the tokenizer normalises it."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        normaliser = getattr(backend, "normalizer", None)
+        spelled = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        forms = [bare(spelled), bare(text)]
+        if normaliser is not None:
+            forms = [normaliser.normalize_str(form) for form in forms]
+        return forms[0] == forms[1]
 
     def _check_every_id(self) -> str:
         """Compare with text tokenized piece by piece, where that gives the ids of the twin."""
@@ -266,7 +272,7 @@ class _Pair:
             twin = self._by_pieces(self.twin.text, cuts, has_dummy_space)
             if twin == self.twin.input_ids.tolist():
                 ids = self._by_pieces(self.example.text, cuts, has_dummy_space)
-                _require(ids == actual, f"{self._names(actual)}, not {self._names(ids)}")
+                require(ids == actual, f"{self._names(actual)}, not {self._names(ids)}")
                 return "every id"
         return "control ids"
 
@@ -299,8 +305,3 @@ class _Pair:
             return _ids(self.tokenizer, text, split_special_tokens=True)
         anchor = _ids(self.tokenizer, "\n")
         return _ids(self.tokenizer, "\n" + text, split_special_tokens=True)[len(anchor) :]
-
-
-def _require(holds: bool, detail: str) -> None:
-    if not holds:
-        raise Wrong(detail)

@@ -7,8 +7,9 @@ one conversation and compares.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +20,10 @@ from tests.scenarios import Message
 
 NOTHING_TO_TRAIN = {"no_prompt", "nothing_generated", "content_dropped", "arguments_torn"}
 MISMATCHES = {"generation_prompt_mismatch", "context_differs", "header_respelled"}
-_TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")
+TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")
+MARKER = re.compile(r"\b[QASRT]\d+\b")
 _OUR_KEYS = ("train", "weight", "prefill")
-_WORD = re.compile(r"\b[QASRT]\d+\b")
+_NO_TEXT = ("role", "type", "id")
 
 
 class Case(NamedTuple):
@@ -45,30 +47,14 @@ class Wrong(AssertionError):
 
 def check(encoder: Encoder, messages: list[Message], tools: list[Any] | None = None) -> Case:
     """Encode a conversation under the default policy and hold it against inference."""
-    oracle = Oracle(encoder, messages, tools)
-    try:
-        whole = oracle.render(len(messages), prompt=False)
-    except Exception as error:  # whatever the template raises: there is nothing to compare
-        return Case("raises", f"{type(error).__name__}: {error}")
-    try:
-        examples = encoder.encode(messages, tools)
-    except LossmaskError as error:
-        status = "no completion" if oracle.finds_no_completion(error) else "refused"
-        return Case(status, f"{error.reason}: {error}")
-    try:
-        oracle.check_examples(examples, whole)
-    except Wrong as error:
-        return Case("wrong", str(error))
-    kinds = sorted({finding.kind for example in examples for finding in example.findings})
-    return Case("exact", findings=tuple(kinds))
+    return Oracle(encoder, messages, tools).case()
 
 
 class Oracle:
     """Renders and tokenizes as an inference engine would."""
 
-    def __init__(
-        self, encoder: Encoder, messages: Sequence[Message], tools: list[Any] | None
-    ) -> None:
+    def __init__(self, encoder: Encoder, messages: list[Message], tools: list[Any] | None) -> None:
+        self.encode = functools.partial(encoder.encode, messages, tools)
         self.tokenizer: PreTrainedTokenizerBase = encoder.tokenizer
         self.template = encoder.chat_template(tools)
         self.messages = [
@@ -91,6 +77,24 @@ class Oracle:
         self.eos = self.tokenizer.eos_token
         self.boundary = encoder.policy.boundary
         self.stops = self.tokenizer.convert_ids_to_tokens(sorted(encoder.stop_ids))
+
+    def case(self) -> Case:
+        """Encode the conversation and hold it against inference."""
+        try:
+            whole = self.render(len(self.messages), prompt=False)
+        except Exception as error:  # whatever the template raises: there is nothing to compare
+            return Case("raises", f"{type(error).__name__}: {error}")
+        try:
+            examples = self.encode()
+        except LossmaskError as error:
+            status = "no completion" if self.finds_no_completion(error) else "refused"
+            return Case(status, f"{error.reason}: {error}")
+        try:
+            self.check_examples(examples, whole)
+        except Wrong as error:
+            return Case("wrong", str(error))
+        kinds = sorted({finding.kind for example in examples for finding in example.findings})
+        return Case("exact", findings=tuple(kinds))
 
     def render(self, count: int, *, prompt: bool) -> str:
         if prompt and count in self.prefills:
@@ -119,7 +123,7 @@ class Oracle:
             for finding in (f for example in examples for f in example.findings)
             if finding.kind in NOTHING_TO_TRAIN
         }
-        _require(sorted([*spans, *left_out]) == sorted(self.trained), f"trained turns {spans}")
+        require(sorted([*spans, *left_out]) == sorted(self.trained), f"trained turns {spans}")
         for index, kind in left_out.items():
             self._check_left_out(index, kind)
         for example in examples:
@@ -132,7 +136,7 @@ class Oracle:
                 finding.kind in ("context_differs", "header_respelled", "stop_appended")
                 for finding in example.findings
             )
-            _require(differs or example.text in shown, "the text is not what transformers renders")
+            require(differs or example.text in shown, "the text is not what transformers renders")
 
     def finds_no_completion(self, error: LossmaskError) -> bool:
         """Return whether nothing could be trained, for the reason that was given."""
@@ -162,10 +166,10 @@ class Oracle:
         try:
             prompt = self.render(index, prompt=True)
         except Exception:  # whatever the template raises
-            _require(kind == "no_prompt", f"message {index}: no prompt, but {kind}")
+            require(kind == "no_prompt", f"message {index}: no prompt, but {kind}")
             return
         if not prompt:
-            _require(kind == "no_prompt", f"message {index}: an empty prompt, but {kind}")
+            require(kind == "no_prompt", f"message {index}: an empty prompt, but {kind}")
             return
         full = self.render(index + 1, prompt=False)
         rest = full[longest_common(prompt, full) :]
@@ -175,90 +179,91 @@ class Oracle:
         if kind == "nothing_generated":
             invitation = self._generation_prompt(index, prompt)
             nothing = not rest.strip() or (invitation.strip() and rest.endswith(invitation))
-            _require(bool(nothing), f"message {index}: {rest!r} was left out")
+            require(bool(nothing), f"message {index}: {rest!r} was left out")
             return
-        _require(kind == "content_dropped", f"message {index} has a prompt, but {kind}")
-        message = {k: v for k, v in self.messages[index].items() if k != "id"}
-        lost = [text for text in strings_in(message).split("\0") if text.strip() not in rest]
-        lost += self._unseen(index, full)
-        _require(bool(lost), f"message {index}: left out, but its text is all in {rest!r}")
+        require(kind == "content_dropped", f"message {index} has a prompt, but {kind}")
+        is_lost = any(
+            text.strip() not in rest or self._is_unseen(index, changed, full)
+            for text, changed in _other_texts(self.messages[index])
+            if text.strip()
+        )
+        require(is_lost, f"message {index}: left out, but its text is all in {rest!r}")
 
-    def _unseen(self, index: int, full: str) -> list[str]:
-        """Return the content of a message if the rendering is the same without it."""
-        message = self.messages[index]
-        content = message.get("content")
-        if not isinstance(content, str) or not content.strip():
-            return []
-        other = message | {"content": "Z9 other words"}
+    def _is_unseen(self, index: int, changed: Message, full: str) -> bool:
+        """Return whether the rendering is the same with another string in a message."""
         try:
-            changed = self._apply([*self.messages[:index], other])
-        except Exception:  # whatever the template raises: it looks at the content
-            return []
-        return [content] if changed == full else []
+            return self._apply([*self.messages[:index], changed]) == full
+        except Exception:  # whatever the template raises: it looks at the string
+            return False
 
     def _check_torn(self, index: int, rest: str) -> None:
         """Require that a JSON string of arguments is not in the rendering in one piece."""
         calls = self.messages[index].get("tool_calls") or []
         arguments = [call.get("function", call).get("arguments") for call in calls]
         torn = [text for text in arguments if isinstance(text, str) and text not in rest]
-        _require(bool(torn), f"message {index}: arguments left out, but they are in {rest!r}")
+        require(bool(torn), f"message {index}: arguments left out, but they are in {rest!r}")
 
     def _check_mask(self, example: Example) -> None:
         expected = np.zeros(len(example), bool)
         for span in example.spans:
             expected[span.token_start : span.token_end] = True
-        _require(np.array_equal(example.loss_mask, expected), "the mask is not the spans")
-        _require(
+        require(np.array_equal(example.loss_mask, expected), "the mask is not the spans")
+        require(
             np.array_equal(example.labels, np.where(expected, example.input_ids, -100)), "labels"
         )
 
     def _check_span(self, example: Example, span: Span) -> None:
         index = span.message_index
         prompt = self.render(index, prompt=True)
-        full = self.render(index + 1, prompt=False)
+        full, stop = self.render(index + 1, prompt=False), ""
         kinds = {f.kind for f in example.findings if f.message_index == index}
         start = span.start
         if self._keeps_joint(example, index):
             start = longest_common(prompt, example.text)
         before = example.text[:start]
         completion = example.text[start : span.end]
-        appended = len(span.stop or "") if "stop_appended" in kinds else 0
-        written = completion[: len(completion) - appended]
-        if full.startswith(prompt):
-            _require(not kinds & MISMATCHES, f"message {index}: a mismatch where there is none")
-            _require(before == prompt, f"message {index}: the prompt is {before!r}, not {prompt!r}")
-            rest = full[len(prompt) :]
-        elif "context_differs" in kinds:
-            _require(before == prompt, f"message {index}: the prompt is {before!r}, not {prompt!r}")
-            at = full.rfind(written)
-            invitation = self._generation_prompt(index, prompt)
-            _require(at >= 0, f"message {index}: {completion!r} is not in the full rendering")
-            _require(
-                full[:at].endswith(invitation),
-                f"message {index}: {completion!r} does not follow {invitation!r}",
-            )
-            rest = full[at:]
-        elif "header_respelled" in kinds:
-            _require(before == prompt, f"message {index}: the prompt is {before!r}, not {prompt!r}")
-            rest = full[self._end_of_header(index, prompt, full, written) :]
-        else:
-            _require(MISMATCHES & kinds == {"generation_prompt_mismatch"}, "no finding")
-            self._check_common_prefix(index, before, prompt, full)
-            rest = full[len(before) :]
-        self._check_no_header(index, completion, prompt, before)
-        expected = self._until_stop(rest, index) + self._next_header_stop(before + rest, rest)
         if "stop_appended" in kinds:
-            expected = self._with_stop_of_history(index, full, rest)
-        _require(
+            full, stop = self._stopped_as_in_history(index, full)
+        at = self._beginning(index, kinds, before, prompt, full, completion.removesuffix(stop))
+        rest = full[at:]
+        self._check_no_header(index, completion, prompt, before)
+        stop = stop or self._next_header_stop(before + rest, rest)
+        expected = self._until_stop(rest, index) + stop
+        require(
             completion == expected,
             f"message {index}: supervised {completion!r}, inference generates {expected!r}",
         )
         self._check_ids(example, span, before, completion)
         self._check_owner(completion, index)
 
+    def _beginning(
+        self, index: int, kinds: set[str], before: str, prompt: str, full: str, written: str
+    ) -> int:
+        """Require the prompt of inference; return where the full rendering goes on behind it."""
+        differs = not full.startswith(prompt)
+        if differs and not kinds & {"context_differs", "header_respelled"}:
+            require(MISMATCHES & kinds == {"generation_prompt_mismatch"}, "no finding")
+            self._check_common_prefix(index, before, prompt, full)
+            return len(before)
+        require(before == prompt, f"message {index}: the prompt is {before!r}, not {prompt!r}")
+        if not differs:
+            require(not kinds & MISMATCHES, f"message {index}: a mismatch where there is none")
+            return len(prompt)
+        at = full.rfind(written)
+        require(at >= 0, f"message {index}: {written!r} is not in the full rendering")
+        if "context_differs" not in kinds:
+            self._check_header(index, prompt, full, at)
+            return at
+        invitation = self._generation_prompt(index, prompt)
+        require(
+            full[:at].endswith(invitation),
+            f"message {index}: {written!r} does not follow {invitation!r}",
+        )
+        return at
+
     def _check_common_prefix(self, index: int, before: str, prompt: str, full: str) -> None:
         """Require the longest common prefix, but for what would end inside a tag."""
-        _require(prompt.startswith(before) and full.startswith(before), "not a common prefix")
+        require(prompt.startswith(before) and full.startswith(before), "not a common prefix")
         at = len(before)
         longest = longest_common(prompt, full)
         if at == longest:
@@ -266,31 +271,36 @@ class Oracle:
         inside = any(
             match.start() == at and match.end() > longest
             for text in (prompt, full)
-            for match in _TAG.finditer(text)
+            for match in TAG.finditer(text)
         )
         content = str(self.messages[index].get("content") or "")
         starts_answer = bool(content) and full[at:].startswith(content.strip()[:1] or content[:1])
-        _require(inside or starts_answer, f"the prompt ends {longest - at} characters early")
+        require(inside or starts_answer, f"the prompt ends {longest - at} characters early")
 
-    def _end_of_header(self, index: int, prompt: str, full: str, completion: str) -> int:
-        """Return where ``completion`` begins, behind the last tag of the generation prompt."""
+    def _check_header(self, index: int, prompt: str, full: str, at: int) -> None:
+        """Require that a completion begins right behind the last tag of the generation prompt."""
         invitation = self._generation_prompt(index, prompt)
-        supplied = re.split(_TAG, invitation)[-1]
-        tags = [tag for tag in _TAG.findall(invitation) if tag in full]
-        at = full.rfind(completion)
-        _require(bool(tags) and at >= 0, f"message {index}: no header before {completion!r}")
+        supplied = re.split(TAG, invitation)[-1]
+        tags = [tag for tag in TAG.findall(invitation) if tag in full[:at]]
+        require(bool(tags), f"message {index}: no tag of {invitation!r} in {full[:at]!r}")
         between = full[full.rindex(tags[-1], 0, at) + len(tags[-1]) : at]
         words = between.strip()
-        _require(
+        require(
             words in supplied and (bool(supplied) or not between),
             f"message {index}: {between!r} lies between the header and the completion",
         )
-        return at
 
     def _generation_prompt(self, index: int, prompt: str) -> str:
-        """Return what the generation prompt adds, cut so as to begin with a whole tag."""
-        at = longest_common(prompt, self.render(index, prompt=False))
-        for match in _TAG.finditer(prompt):
+        """Return what the generation prompt adds, cut so as to begin with a whole tag.
+
+        Nothing where a prefill stands without it.
+        """
+        try:
+            at = longest_common(prompt, self.render(index, prompt=False))
+        except Exception:  # whatever the template raises: it shows no context by itself
+            require(index in self.prefills, f"message {index}: no context without prompt")
+            return ""
+        for match in TAG.finditer(prompt):
             if match.start() < at < match.end():
                 at = match.start()
         return prompt[at:]
@@ -301,13 +311,13 @@ class Oracle:
         starts = [completion.find(text.strip()[:12]) for text in own]
         lead = completion[: min((at for at in starts if at >= 0), default=0)]
         missed = prompt[longest_common(before, prompt) :] or self._generation_prompt(index, prompt)
-        twice = [tag for tag in _TAG.findall(missed) if tag in lead and "think" not in tag.lower()]
-        _require(not twice, f"message {index}: {twice} of the prompt is trained in {lead!r}")
+        twice = [tag for tag in TAG.findall(missed) if tag in lead and "think" not in tag.lower()]
+        require(not twice, f"message {index}: {twice} of the prompt is trained in {lead!r}")
 
     def _until_stop(self, rest: str, index: int) -> str:
         """Cut behind the first stop token and those that directly follow, up to eos."""
         own = strings_in(self.messages[index])
-        _require(not any(stop in own for stop in self.stops), "a stop token inside the content")
+        require(not any(stop in own for stop in self.stops), "a stop token inside the content")
         pattern = self._stop_pattern()
         found = pattern.search(rest)
         if not found:
@@ -324,8 +334,8 @@ class Oracle:
         found = self._stop_pattern().match(whole, len(shown)) if whole.startswith(shown) else None
         return found.group() if found else ""
 
-    def _with_stop_of_history(self, index: int, full: str, rest: str) -> str:
-        """Return the turn with the stop token written there once another message follows."""
+    def _stopped_as_in_history(self, index: int, full: str) -> tuple[str, str]:
+        """Return the turn, cut where a stop token stands once another message follows, and that."""
         user = {"role": "user", "content": "Z9 and then?"}
         tool = {"role": "tool", "content": "Z9 result"}
         calls = self.messages[index].get("tool_calls")
@@ -336,9 +346,9 @@ class Oracle:
                 continue
             at = longest_common(full, gone_on)
             found = self._stop_pattern().match(gone_on, at)
-            _require(bool(found), f"message {index}: no stop token follows in {gone_on[at:]!r}")
-            _require(not full[at:].strip(), f"message {index}: {full[at:]!r} is cut off")
-            return rest[: len(rest) - len(full) + at] + (found.group() if found else "")
+            require(bool(found), f"message {index}: no stop token follows in {gone_on[at:]!r}")
+            require(not full[at:].strip(), f"message {index}: {full[at:]!r} is cut off")
+            return full[:at], found.group() if found else ""
         raise Wrong(f"message {index}: a stop token appended, but no history shows one")
 
     def _stop_pattern(self) -> re.Pattern[str]:
@@ -351,7 +361,7 @@ class Oracle:
             return
         ids = example.input_ids.tolist()
         prompt_ids = self.ids(before)
-        _require(
+        require(
             ids[: span.token_start] == prompt_ids,
             f"message {span.message_index}: the ids before the supervised run are not the prompt's",
         )
@@ -362,7 +372,7 @@ class Oracle:
             for f in example.findings
         )
         if not straddles:
-            _require(
+            require(
                 joint == prompt_ids + generated,
                 f"message {span.message_index}: the ids of the completion are not the text's",
             )
@@ -372,8 +382,8 @@ class Oracle:
         if own.endswith(completion):  # a tokenizer that loses nothing of it
             is_right = spelled == completion
         else:
-            is_right = _bare(spelled) in (_bare(completion), _bare(own))
-        _require(
+            is_right = bare(spelled) in (bare(completion), bare(own))
+        require(
             is_right,
             f"message {span.message_index}: the ids spell {spelled!r}, not {completion!r}",
         )
@@ -391,7 +401,7 @@ class Oracle:
         """Require the ids of the whole text, in the loss from or behind the token at the border."""
         ids = example.input_ids.tolist()[: span.token_end]
         text = before + completion
-        _require(ids == self.ids(text), "the ids are not those of the whole text")
+        require(ids == self.ids(text), "the ids are not those of the whole text")
         if self.decode(ids) != text:  # nothing that this tokenizer decodes tells its tokens' places
             return
         spelled = [self.decode(ids[:k]) for k in range(len(ids) + 1)]
@@ -400,19 +410,20 @@ class Oracle:
             first = max(k for k, length in reached.items() if length <= len(before))
         else:
             first = min(k for k, length in reached.items() if length >= len(before))
-        _require(span.token_start == first, f"in the loss from {span.token_start}, not {first} on")
+        require(span.token_start == first, f"in the loss from {span.token_start}, not {first} on")
 
     def _check_owner(self, completion: str, index: int) -> None:
-        """Require the message's own marker word in the completion and nobody else's."""
-        words = set(_WORD.findall(completion))
-        own = set(_WORD.findall(strings_in(self.messages[index])))
-        _require(words <= own, f"message {index}: supervised text holds {words - own}")
+        """Require all words of the answer in the completion, in order, and no other's marker."""
+        words = set(MARKER.findall(completion))
+        own = set(MARKER.findall(strings_in(self.messages[index])))
+        require(words <= own, f"message {index}: supervised text holds {words - own}")
         content = strings_in(self.messages[index].get("content"))
         content = content.removeprefix(self.prefills.get(index, ""))
         answer = re.split(r"</think>|\[/THINK\]", content)[-1]
-        visible = set(re.findall(r"[^\W_]+", answer))
-        trained = set(re.findall(r"[^\W_]+", completion))
-        _require(visible <= trained, f"message {index}: {visible - trained} is not supervised")
+        at = 0
+        for word in re.findall(r"[^\W_]+", answer):  # an escape may stand right before it
+            at = completion.find(word, at) + len(word)
+            require(at >= len(word), f"message {index}: {word!r} is not supervised")
 
 
 def longest_common(a: str, b: str) -> int:
@@ -420,7 +431,8 @@ def longest_common(a: str, b: str) -> int:
     return next((k for k in range(len(a)) if a[k : k + 1] != b[k : k + 1]), len(a))
 
 
-def _bare(text: str) -> str:
+def bare(text: str) -> str:
+    """Return a text without its white space."""
     return "".join(text.split())
 
 
@@ -434,6 +446,22 @@ def strings_in(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _require(holds: bool, detail: str) -> None:
+def _other_texts(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each string inside a value, and the value with another string in its place."""
+    if isinstance(value, str):
+        yield value, "Z9 other words"
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        items = [item for item in value.items() if item[0] not in _NO_TEXT]
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for key, item in items:
+        for text, changed in _other_texts(item):
+            copied: Any = dict(value) if isinstance(value, dict) else list(value)
+            copied[key] = changed
+            yield text, copied
+
+
+def require(holds: bool, detail: str) -> None:
     if not holds:
         raise Wrong(detail)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lossmask import Encoder, Example, LossmaskError, Span
-from tests.parity import Case, Wrong
+from tests.parity import Case, Wrong, require
 from tests.scenarios import Message
 
 Ids = list[int]
@@ -71,9 +71,9 @@ def _check_examples(
     findings = [finding for example in examples for finding in example.findings]
     left_out = {f.message_index for f in findings if f.kind in LEFT_OUT and f.message_index}
     spans = [span.message_index for example in examples for span in example.spans]
-    _require(sorted([*spans, *left_out]) == trained, f"trained turns {spans}, not {trained}")
+    require(sorted([*spans, *left_out]) == trained, f"trained turns {spans}, not {trained}")
     for index in left_out:
-        _require(not _can_prompt(library, messages[:index], tools), f"message {index} was left out")
+        require(not _can_prompt(library, messages[:index], tools), f"message {index} was left out")
     for example in examples:
         _check_arrays(example, library)
         for span in example.spans:
@@ -93,19 +93,19 @@ def _check_arrays(example: Example, library: Library) -> None:
     expected = np.zeros(len(example), bool)
     for span in example.spans:
         expected[span.token_start : span.token_end] = True
-    _require(np.array_equal(example.loss_mask, expected), "the mask is not the spans")
-    _require(
+    require(np.array_equal(example.loss_mask, expected), "the mask is not the spans")
+    require(
         np.array_equal(example.labels, np.where(expected, example.input_ids, -100)), "the labels"
     )
-    _require(type(example.text) is str, "the text is no plain string")
-    _require(library.spell(ids) == example.text.encode(), "the ids do not spell the text")
+    require(type(example.text) is str, "the text is no plain string")
+    require(library.spell(ids) == example.text.encode(), "the ids do not spell the text")
     at = 0
     for token_id, (start, end) in zip(ids, example.offsets.tolist(), strict=True):
         width = len(library.spell([token_id]))
         before, until = len(example.text[:start].encode()), len(example.text[:end].encode())
-        _require(before <= at < at + width <= until, f"token at {start} has a wrong interval")
+        require(before <= at < at + width <= until, f"token at {start} has a wrong interval")
         is_whole = before == at and until == at + width
-        _require(is_whole or end == start + 1 or _is_ragged(example.text[start:end]), "interval")
+        require(is_whole or end == start + 1 or _is_ragged(example.text[start:end]), "interval")
         at += width
 
 
@@ -126,16 +126,16 @@ def _check_span(
     prompt = library.prompt(messages[:index], tools)
     full = library.full(messages[: index + 1], tools)
     generated = ids[span.token_start : span.token_end]
-    _require(
+    require(
         ids[: span.token_start] == prompt,
         f"message {index}: the ids before the supervised run are not those of the prompt",
     )
-    _require(example.text[: span.start].encode() == library.spell(prompt), "the prompt's text")
-    _require(
+    require(example.text[: span.start].encode() == library.spell(prompt), "the prompt's text")
+    require(
         example.text[span.start : span.end].encode() == library.spell(generated), "the span's text"
     )
     if full[: len(prompt)] == prompt:
-        _require(
+        require(
             generated == _until_stop(full[len(prompt) :], library.stop_ids),
             f"message {index}: supervised {library.spell(generated)!r}, inference generates "
             f"{library.spell(full[len(prompt) :])!r}",
@@ -143,16 +143,11 @@ def _check_span(
         return
     kinds = {finding.kind for finding in example.findings if finding.message_index == index}
     said = kinds & {"context_differs", "boundary_straddle"}
-    _require(bool(said), f"message {index}: the full ids do not begin with the prompt's, unsaid")
+    require(bool(said), f"message {index}: the full ids do not begin with the prompt's, unsaid")
     ends = [k for k in range(len(full)) if full[k : k + len(generated)] == generated]
-    _require(bool(ends), f"message {index}: {library.spell(generated)!r} is not in the full ids")
+    require(bool(ends), f"message {index}: {library.spell(generated)!r} is not in the full ids")
 
 
 def _until_stop(ids: Ids, stop_ids: Collection[int]) -> Ids:
     end = next((k + 1 for k, token_id in enumerate(ids) if token_id in stop_ids), len(ids))
     return ids[:end]
-
-
-def _require(holds: bool, detail: str) -> None:
-    if not holds:
-        raise Wrong(detail)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import normalizers
 from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
@@ -148,6 +150,24 @@ def assert_same(policies: Encoders, messages: list[Message], tools: Any = None) 
             repr([(e.input_ids.tolist(), e.labels.tolist(), e.spans, e.findings) for e in examples])
         )
     assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("typed", ["\u1112\u1161\u11ab<|im_end|>", "<|im_end|> >\u0338", "e\u0301"])
+def test_the_oracle_knows_what_a_normaliser_composes(
+    demo: PreTrainedTokenizerBase, typed: str
+) -> None:
+    composing, lower = copy.deepcopy(demo), copy.deepcopy(demo)
+    composing.backend_tokenizer.normalizer = normalizers.NFC()
+    lower.backend_tokenizer.normalizer = normalizers.Lowercase()
+    policies = encoders(composing, CHATML)
+    attack = Attack(
+        "one", [user("Q0 " + typed), assistant("A1.")],
+        [user("Q0 " + "z" * len(typed)), assistant("A1.")], (0,),
+    )  # fmt: skip
+    assert check_escaped(policies, attack) == Case("exact", "every id")
+    case = check_escaped(policies._replace(escape=encoders(lower, CHATML).escape), attack)
+    assert case.status == "wrong"
+    assert "spell" in case.detail
 
 
 def test_the_oracle_notices_a_control_token_that_was_not_escaped(
