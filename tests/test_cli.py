@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
+from lossmask import Policy
 from lossmask.cli import main
 from lossmask.embedded import DEMO_MODEL
 from tests.scenarios import assistant, user
@@ -116,11 +117,8 @@ def test_prepare_applies_the_policy_options(lossmask: Command, tmp_path: Path) -
     )
     assert result.code == 0
     assert json.loads((output / "manifest.json").read_text())["policy"] == {
+        **json.loads(json.dumps(Policy().to_mapping())),
         "train_on": "last_assistant",
-        "history": "expand",
-        "boundary": "inference",
-        "control_tokens": "error",
-        "append_stop": "history",
     }
     [row] = pq.read_table(output / "part-00000.parquet").to_pylist()
     assert [label for label in row["labels"] if label != -100] == tokens("Hello<|im_end|>")
@@ -227,7 +225,7 @@ BAD_ROWS: list[tuple[Any, str, int | None, str]] = [
         {"messages": [user("Hi"), assistant("a", train=False)]},
         "nothing_to_train",
         None,
-        "no assistant message is to be trained",
+        "no message is to be trained",
     ),
     (
         {"messages": [user("Hi"), assistant(["x"])]},

@@ -7,6 +7,8 @@ token keeps the eos in the loss::
     attention_mask  1  1  1  1  1  0  0
     labels       -100  8  2 -100 2 -100 -100
     loss_weights    0  1  1  0  1  0  0
+
+Tokens that ``Policy.ignore`` names (``ignorable``) are drawn here, anew in each epoch.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import torch
 
 from lossmask.errors import PolicyError, PreparedDataError
 from lossmask.example import IGNORE_INDEX
+from lossmask.ignoring import IgnoreTokens
 
 __all__ = ["PaddedCollator"]
 
@@ -49,6 +52,14 @@ class PaddedCollator:
     """Where the padding goes. With ``left`` the batch has ``position_ids`` too, so that a model
     with absolute positions sees the same positions as without padding."""
 
+    ignore: IgnoreTokens | None = None
+    """How tokens that are ``ignorable`` are left out; None: not at all."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the tokens to ignore of another epoch, 0-based."""
+        if self.ignore is not None:
+            self.ignore.epoch = epoch
+
     def __post_init__(self) -> None:
         if self.pad_token_id < 0:
             raise PolicyError(f"pad_token_id is {self.pad_token_id}; give a token id, 0 or more.")
@@ -64,8 +75,9 @@ class PaddedCollator:
 
         Args:
             examples: Each with ``input_ids`` and ``labels`` of shape (tokens,), and
-                ``loss_weights`` of the same shape unless every supervised token weighs 1. Other
-                keys are left out of the batch.
+                ``loss_weights`` of the same shape unless every supervised token weighs 1; with
+                ``ignore`` also ``ignorable`` of that shape and ``index``, the example's number.
+                Other keys are left out of the batch.
 
         Returns:
             ``input_ids``, ``attention_mask``, ``labels`` int64 and ``loss_weights`` float32, each
@@ -78,6 +90,11 @@ class PaddedCollator:
         if not examples:
             raise PreparedDataError("a batch needs at least one example.", reason="empty_batch")
         columns = [_columns(example, place) for place, example in enumerate(examples)]
+        if self.ignore is not None:
+            columns = [
+                _drawn(columns, example, place, self.ignore)
+                for place, (columns, example) in enumerate(zip(columns, examples, strict=True))
+            ]
         length = max(len(example["input_ids"]) for example in columns)
         if self.pad_to_multiple_of is not None:
             length = -(-length // self.pad_to_multiple_of) * self.pad_to_multiple_of
@@ -117,3 +134,24 @@ def _columns(example: Mapping[str, Any], place: int) -> dict[str, npt.NDArray[An
             reason="bad_example",
         )
     return {"input_ids": ids, "labels": labels, "loss_weights": weights}
+
+
+def _drawn(
+    columns: dict[str, npt.NDArray[Any]],
+    example: Mapping[str, Any],
+    place: int,
+    ignore: IgnoreTokens,
+) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns of an example with its tokens to ignore out of the loss."""
+    missing = [name for name in ("ignorable", "index") if name not in example]
+    if missing:
+        raise PreparedDataError(
+            f"example {place} of the batch has no {missing[0]!r}, which the tokens to ignore are "
+            'drawn by: prepare the data with a policy that has "ignore".',
+            reason="missing_column",
+        )
+    weights = np.asarray(columns["loss_weights"], np.float32)
+    ignorable = np.asarray(example["ignorable"], bool)
+    weights = ignore.weights(weights, ignorable, example=int(example["index"]))
+    labels = np.where(weights != 0, columns["labels"], IGNORE_INDEX)
+    return {"input_ids": columns["input_ids"], "labels": labels, "loss_weights": weights}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
 from lossmask.errors import PolicyError
-from lossmask.policy import Policy
+from lossmask.policy import Policy, read_yaml
 from lossmask.preparing import EncoderSource
 
 Data = Annotated[
@@ -33,33 +35,51 @@ VariableOption = Annotated[
     list[str] | None,
     typer.Option("--template-var", help="NAME=JSON for the template, as enable_thinking=false."),
 ]
-TrainOnOption = Annotated[str, typer.Option("--train-on", help="all_assistant or last_assistant.")]
+PolicyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--policy",
+        "-p",
+        help="What to train on: a YAML file, or KEY=VALUE such as weights.prompt=0.1, stop=last, "
+        "ignore=['Yes','No']; can be given again, later ones win.",
+    ),
+]
+TrainOnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--train-on",
+        help="all_assistant (default), last_assistant, last_turn, all, or roles: assistant,tool.",
+    ),
+]
 HistoryOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--history",
-        help="Turns the template rewrites later: expand (an example each), last, as_rendered, "
-        "error.",
+        help="Turns the template rewrites later: expand (default: an example each), last, "
+        "as_rendered, error.",
     ),
 ]
 ControlOption = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--control-tokens", help="Control tokens typed in a message: error, escape or allow."
+        "--control-tokens",
+        help="Control tokens typed in a message: error (default), escape or allow.",
     ),
 ]
 BoundaryOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--boundary",
-        help="A token across the end of the prompt: inference (split), include, exclude, error.",
+        help="A token across the end of the prompt: inference (default: split), include, "
+        "exclude, error.",
     ),
 ]
 AppendStopOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--append-stop",
-        help="A turn the template ends without stop token: history (as shown later), eos, never.",
+        help="A turn the template ends without stop token: history (default: as shown later), "
+        "eos, never.",
     ),
 ]
 MaxSecondsOption = Annotated[
@@ -87,7 +107,8 @@ def encoder_source(
     chat_template: str | None,
     stop: list[str] | None,
     template_var: list[str] | None,
-    **policy: str,
+    policy: list[str] | None,
+    **flags: str | None,
 ) -> EncoderSource:
     """Put the options of a data command together.
 
@@ -96,8 +117,43 @@ def encoder_source(
     """
     variables = tuple(name_and_value(text) for text in template_var or [])
     return EncoderSource(
-        tokenizer, Policy.from_mapping(policy), chat_template, tuple(stop or []), variables
+        tokenizer, read_policy(policy or [], flags), chat_template, tuple(stop or []), variables
     )
+
+
+def read_policy(given: Sequence[str], flags: Mapping[str, str | None]) -> Policy:
+    """Put a policy together: files and ``KEY=VALUE`` in their order, then flags of their own.
+
+    Raises:
+        PolicyError: A file cannot be read, or a key or value is unknown.
+    """
+    values: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            read = read_yaml(Path(text))
+            values |= read
+            continue
+        name, dot, inner = key.partition(".")
+        parsed = _parsed(text, value)
+        if not dot:
+            values[name] = parsed
+            continue
+        outer = values.get(name, {})
+        if not isinstance(outer, Mapping):
+            raise PolicyError(f"--policy {text!r}: {name} is {outer!r} already, not a mapping")
+        values[name] = {**outer, inner: parsed}
+    values |= {name: value for name, value in flags.items() if value is not None}
+    if "," in str(values.get("train_on", "")) and isinstance(values["train_on"], str):
+        values["train_on"] = [role.strip() for role in values["train_on"].split(",")]
+    return Policy.from_mapping(values)
+
+
+def _parsed(text: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise PolicyError(f"--policy {text!r}: the value is not YAML: {error}") from error
 
 
 def name_and_value(text: str) -> tuple[str, Any]:

@@ -7,18 +7,23 @@ whose messages hold only what the template should see, and a training weight per
 from __future__ import annotations
 
 import json
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lossmask.errors import ConversationError
+from lossmask.message_weights import (
+    WeightedRange,
+    read_ranges,
+    read_sample_weight,
+    read_weight,
+)
 from lossmask.rendering import Message
+from lossmask.values import kind_of, shown
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-_SMALLEST_WEIGHT, _LARGEST_WEIGHT = 1.1754944e-38, 3.4028234e38  # normal float32
 _DEEPEST = 100  # lists and objects inside each other; recursion ends not far beyond
-_OUR_KEYS = frozenset({"train", "weight", "prefill"})  # no template sees them
+_OUR_KEYS = frozenset({"train", "weight", "weights", "prefill"})  # no template sees them
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,53 +33,50 @@ class Conversation:
     Attributes:
         messages: In the OpenAI / Hugging Face chat format, without training keys.
         tools: Tool schemas, or None.
-        weights: One loss weight per message; 0 takes an assistant message out of the loss.
+        weights: By message: the loss weight that the data gives it, None where the policy decides.
+        ranges: By message: the characters that the data weighs otherwise.
+        sample_weight: Multiplies all of them.
         prefills: By message: the beginning of its content that inference is given, not the model's.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] | None
-    weights: tuple[float, ...]
+    weights: tuple[float | None, ...]
+    ranges: dict[int, tuple[WeightedRange, ...]] = field(default_factory=dict)
+    sample_weight: float = 1.0
     prefills: dict[int, str] = field(default_factory=dict)
 
-    @property
-    def trained(self) -> tuple[int, ...]:
-        """Indices of the assistant messages whose weight is not zero."""
-        return tuple(
-            index
-            for index, (message, weight) in enumerate(zip(self.messages, self.weights, strict=True))
-            if message["role"] == "assistant" and weight
-        )
 
-
-def read_conversation(messages: object, tools: object = None) -> Conversation:
+def read_conversation(
+    messages: object, tools: object = None, sample_weight: object = None
+) -> Conversation:
     """Check messages and tools.
 
     Args:
         messages: A non-empty list of mappings with a known ``role`` and a ``content`` that is a
             string, a list of parts, or absent where there are ``tool_calls`` or reasoning.
-            ``train`` (bool) and ``weight`` (float >= 0) set the loss of one message; ``prefill`` is
-            the beginning of an assistant's content that inference is given (as by
-            ``continue_final_message``), so that the model generates only what follows.
+            ``train`` (bool) and ``weight`` (float) set the loss of one message, whatever its role;
+            ``weights`` that of some of its characters, ``[{"start", "end", "weight"}]`` with a
+            ``path`` if it is not in the content; ``prefill`` is the beginning of an assistant's
+            content that inference is given (as by ``continue_final_message``), so that the model
+            generates only what follows.
         tools: A list of schemas, the same as a JSON string, or None.
+        sample_weight: Multiplies the weight of every token; None counts as 1.
 
     Raises:
         ConversationError: Names the message and key, what was expected and what was found.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str):
-        raise ConversationError(f"'messages' must be a list, got {_kind(messages)}")
+        raise ConversationError(f"'messages' must be a list, got {kind_of(messages)}")
     if not messages:
         raise ConversationError("'messages' is empty", reason="empty_conversation")
     checked = [_read_message(message, index) for index, message in enumerate(messages)]
-    if not any(message["role"] == "assistant" for message, _ in checked):
-        raise ConversationError(
-            "no message has the role 'assistant': there is nothing to train on",
-            reason="no_assistant",
-        )
     return Conversation(
         tuple(message for message, _ in checked),
         _read_tools(tools),
         tuple(weight for _, weight in checked),
+        {i: found for i, m in enumerate(messages) if (found := read_ranges(m, i))},
+        read_sample_weight(sample_weight),
         _prefills(messages),
     )
 
@@ -98,10 +100,10 @@ def _prefills(messages: Sequence[Mapping[str, Any]]) -> dict[int, str]:
     return prefills
 
 
-def _read_message(message: object, index: int) -> tuple[Message, float]:
+def _read_message(message: object, index: int) -> tuple[Message, float | None]:
     if not isinstance(message, Mapping):
         raise ConversationError(
-            f"expected an object with 'role' and 'content', got {_kind(message)}",
+            f"expected an object with 'role' and 'content', got {kind_of(message)}",
             message_index=index,
         )
     if not all(isinstance(key, str) for key in message):
@@ -120,13 +122,13 @@ def _read_message(message: object, index: int) -> tuple[Message, float]:
     role = message["role"]
     if role not in ROLES:
         raise ConversationError(
-            f"unknown role {_shown(role)}; known: {', '.join(ROLES)}",
+            f"unknown role {shown(role)}; known: {', '.join(ROLES)}",
             reason="unknown_role",
             message_index=index,
         )
     _check_content(message, index)
     kept = {key: value for key, value in message.items() if key not in _OUR_KEYS}
-    return kept, _weight(message, index)
+    return kept, read_weight(message, index)
 
 
 def _check_content(message: Mapping[str, Any], index: int) -> None:
@@ -142,7 +144,7 @@ def _check_content(message: Mapping[str, Any], index: int) -> None:
         )
     if content is not None and not isinstance(content, (str, list)):
         raise ConversationError(
-            f"'content' must be a string or a list of parts, got {_kind(content)}",
+            f"'content' must be a string or a list of parts, got {kind_of(content)}",
             message_index=index,
         )
     if message.get("function_call") is not None:
@@ -160,7 +162,7 @@ def _check_tool_calls(calls: object, index: int) -> None:
         return
     if not isinstance(calls, list):
         raise ConversationError(
-            f"'tool_calls' must be a list, got {_kind(calls)}",
+            f"'tool_calls' must be a list, got {kind_of(calls)}",
             reason="bad_tool_call",
             message_index=index,
         )
@@ -170,37 +172,10 @@ def _check_tool_calls(calls: object, index: int) -> None:
         if not isinstance(name, str):
             raise ConversationError(
                 f"'tool_calls/{number}' must be an object with the name of a function, got "
-                f"{_kind(call)}",
+                f"{kind_of(call)}",
                 reason="bad_tool_call",
                 message_index=index,
             )
-
-
-def _weight(message: Mapping[str, Any], index: int) -> float:
-    train, weight = message.get("train"), message.get("weight")
-    if train is not None and not isinstance(train, bool):
-        raise ConversationError(
-            f"'train' must be true or false, got {_shown(train)}", message_index=index
-        )
-    if weight is not None and not _is_weight(weight):
-        raise ConversationError(
-            f"'weight' must be 0 or a positive number of float32, got {_kind(weight)}",
-            message_index=index,
-        )
-    if train is not None and weight is not None and train != bool(weight):
-        raise ConversationError(
-            f"'train' is {train} but 'weight' is {weight}: they contradict each other",
-            message_index=index,
-        )
-    if weight is not None:
-        return float(weight)
-    return 0.0 if train is False else 1.0
-
-
-def _is_weight(weight: object) -> bool:
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-        return False
-    return weight == 0 or _SMALLEST_WEIGHT <= weight <= _LARGEST_WEIGHT
 
 
 def _read_tools(tools: object) -> tuple[dict[str, Any], ...] | None:
@@ -212,7 +187,7 @@ def _read_tools(tools: object) -> tuple[dict[str, Any], ...] | None:
     if tools is None:
         return None
     if not isinstance(tools, Sequence) or not all(isinstance(tool, dict) for tool in tools):
-        raise ConversationError(f"'tools' must be a list of objects, got {_kind(tools)}")
+        raise ConversationError(f"'tools' must be a list of objects, got {kind_of(tools)}")
     _check_is_json(tools)
     return tuple(tools) or None
 
@@ -235,16 +210,3 @@ def _is_deeper(value: object, levels: int) -> bool:
     if not isinstance(value, (list, tuple)):
         return False
     return not levels or any(_is_deeper(item, levels - 1) for item in value)
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", type(None): "null"}
-    return names.get(type(value)) or f"{type(value).__name__} {_shown(value)}"
-
-
-def _shown(value: object) -> str:
-    """Return a short ``repr``, however long or deep the value is."""
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # an int of more digits than Python writes
-        return "a number of too many digits"

@@ -68,6 +68,7 @@ class EncodedRows:
         counts: Of these rows.
         rejected: The lines of ``rejected.jsonl``.
         columns: Name -> one value (``row``) or array per kept example; none once ``shard`` is made.
+            ``ignorable`` is there if the policy names tokens to ignore.
         shard: The bytes of a Parquet file, None if no row is kept.
     """
 
@@ -94,6 +95,8 @@ class EncodedRows:
             self.columns["row"].append(raw.row)
             for name in _TOKEN_COLUMNS:
                 self.columns[name].append(getattr(example, name))
+            if example.ignorable is not None:
+                self.columns.setdefault("ignorable", []).append(example.ignorable)
 
     def close(self) -> None:
         """Turn the kept examples into a Parquet file."""
@@ -122,7 +125,7 @@ def _shard(columns: dict[str, list[Any]]) -> bytes:
     lengths = [len(ids) for ids in columns["input_ids"]]
     borders = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
     table = {"row": pa.array(columns["row"], pa.int64())}
-    for name in _TOKEN_COLUMNS:
+    for name in [*_TOKEN_COLUMNS, *(["ignorable"] if "ignorable" in columns else [])]:
         values = pa.array(np.concatenate(columns[name]))
         table[name] = pa.ListArray.from_arrays(borders, values)
     written = io.BytesIO()

@@ -214,15 +214,17 @@ class Encoder:
         self,
         messages: Sequence[Message],
         tools: Sequence[Any] | None = None,
+        *,
+        weight: float | None = None,
         **template_kwargs: Any,
     ) -> list[Example]:
         """Encode one conversation.
 
         Args:
-            messages: In the OpenAI / Hugging Face chat format; ``train`` (bool) or ``weight``
-            (float)
-                on a message set its loss.
+            messages: In the OpenAI / Hugging Face chat format; ``train`` (bool), ``weight`` (float)
+                or ``weights`` (of ranges of characters) on a message set its loss.
             tools: Tool schemas for the template.
+            weight: Multiplies the weight of every token.
             template_kwargs: Further variables for the template, for this conversation, as
                 ``apply_chat_template`` takes them (``enable_thinking=False``).
 
@@ -236,7 +238,7 @@ class Encoder:
         if template_kwargs:
             variables = {**setting.template_variables, **template_kwargs}
             setting = replace(setting, template_variables=variables)
-        return encode_conversation(messages, tools, setting)
+        return encode_conversation(messages, tools, setting, weight)
 
     def encode_row(self, row: Mapping[str, Any]) -> Outcome:
         """Encode one row, ``{"messages": [...], "tools": [...]}``; never raises on bad data.
@@ -253,7 +255,8 @@ class Encoder:
                     f"the key 'messages' is missing; keys found: {found}",
                     reason="missing_key",
                 )
-            return Outcome(tuple(self.encode(row["messages"], row.get("tools"))))
+            examples = self.encode(row["messages"], row.get("tools"), weight=row.get("weight"))
+            return Outcome(tuple(examples))
         except LossmaskError as error:
             return Outcome(rejection=Rejection.from_error(error))
 

@@ -57,13 +57,15 @@ class Example:
         text: The rendered text.
         input_ids: int32 (n,).
         offsets: int32 (n, 2), half-open character interval of each token in ``text``.
-        loss_weights: float32 (n,), 0 = out of the loss.
+        loss_weights: float32 (n,), 0 = out of the loss; negative = away from this token.
         message_index: int32 (n,), which message wrote the token's text, -1 = template scaffolding.
         spans: The supervised runs, ascending.
         findings: What was noticed on the way.
+        ignorable: bool (n,), tokens that ``Policy.ignore`` leaves out of the loss by chance when a
+            batch is made, or None if it names none.
 
     Raises:
-        ValueError: Lengths differ, or a weight is negative or not finite.
+        ValueError: Lengths differ, or a weight is not finite.
     """
 
     text: str
@@ -73,6 +75,7 @@ class Example:
     message_index: npt.NDArray[np.int32]
     spans: tuple[Span, ...]
     findings: tuple[Finding, ...] = ()
+    ignorable: npt.NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.input_ids)
@@ -82,11 +85,13 @@ class Example:
             "loss_weights": (self.loss_weights.shape, (n,)),
             "message_index": (self.message_index.shape, (n,)),
         }
+        if self.ignorable is not None:
+            shapes["ignorable"] = (self.ignorable.shape, (n,))
         for name, (shape, expected) in shapes.items():
             if shape != expected:
                 raise ValueError(f"{name} has shape {shape}, expected {expected}")
-        if not np.isfinite(self.loss_weights).all() or (self.loss_weights < 0).any():
-            raise ValueError("loss_weights must be finite and >= 0")
+        if not np.isfinite(self.loss_weights).all():
+            raise ValueError("loss_weights must be finite")
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -94,7 +99,8 @@ class Example:
     @property
     def loss_mask(self) -> npt.NDArray[np.bool_]:
         """Bool (n,), True = in the loss."""
-        return self.loss_weights > 0
+        mask: npt.NDArray[np.bool_] = self.loss_weights != 0
+        return mask
 
     @property
     def labels(self) -> npt.NDArray[np.int32]:

@@ -2,41 +2,64 @@
 
 ::
 
-    messages ── read_conversation ──> Conversation          checked, a weight per message
+    messages ── read_conversation ──> Conversation          checked, with what the data weighs
+             ── trained_messages ──> {message: weight}      what the policy makes of it
              ── derive_turns ──────> [Turn]                 prompt | completion, in characters
              ── tokenize_turns ────> [TokenizedTurn]        the same in ids
              ── share_examples ────> [[TokenizedTurn]]      which turns fit one sequence at parity
+             ── Weigher.weigh ─────> float32 (n,)           how much each token counts
              ── build_example ─────> [Example]              labels, mask, weights
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from lossmask.completions import Turn
-from lossmask.control_tokens import check_control_ids
+from lossmask.control_tokens import check_control_ids, refuse_control_tokens
 from lossmask.conversation import Conversation, read_conversation
+from lossmask.errors import ConversationError, LossmaskError
 from lossmask.escaping import escaping
-from lossmask.example import Example, Span
+from lossmask.example import Example, Finding, Span
 from lossmask.proof import prove, prove_once
+from lossmask.protocols import AnyTokenizer
 from lossmask.rendering import ChatTemplate
 from lossmask.setting import Setting
 from lossmask.tokenizing import Tokens
+from lossmask.trained_messages import trained_messages
 from lossmask.turn_tokens import TokenizedTurn, share_examples, tokenize_turns
-from lossmask.turns import derive_turns
+from lossmask.turns import Beginnings, derive_turns
+from lossmask.weighting import Weigher, ignorable
+from lossmask.whole_text import differing_tags, message_in, tagged_in, whole_text
 
 
-def encode_conversation(messages: object, tools: object, setting: Setting) -> list[Example]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Turns that share one example.
+
+    Attributes:
+        base: Gives the example its text and tokens.
+        turns: Those in the loss, ascending.
+    """
+
+    base: TokenizedTurn
+    turns: tuple[TokenizedTurn, ...]
+
+
+def encode_conversation(
+    messages: object, tools: object, setting: Setting, sample_weight: object = None
+) -> list[Example]:
     """Turn one conversation into its examples.
 
     Args:
         messages: As read from the data.
         tools: As read from the data, or None.
         setting: Template, tokenizer, policy.
+        sample_weight: As read from the data, or None.
 
     Returns:
         One example or, where the template rewrites history, more. The first holds the last turn.
@@ -44,21 +67,105 @@ def encode_conversation(messages: object, tools: object, setting: Setting) -> li
     Raises:
         LossmaskError: The conversation cannot be encoded exactly; names the message and why.
     """
-    conversation = read_conversation(messages, tools)
+    conversation = read_conversation(messages, tools, sample_weight)
+    trained = trained_messages(conversation, setting.policy)
     _prove_template(setting)
-    turns, left_out = derive_turns(conversation, setting)
-    tokenizer = setting.tokenizer
-    if setting.policy.control_tokens == "escape":
-        tokenizer = escaping(tokenizer, setting.stops)
-    tokenized = tokenize_turns(
-        turns, tokenizer, setting.stops.ids, boundary=setting.policy.boundary
-    )
-    check_control_ids(tokenized, setting)
-    groups, not_shared = share_examples(tokenized, setting.policy)
+    is_contract = setting.policy.spans == "contract" and setting.policy.train_on != "all"
+    lay_out = _by_contract if is_contract else _by_whole_text
+    groups, findings = lay_out(conversation, trained, setting)
     if setting.proof == "rows":
         _prove_groups(groups, conversation, setting)
-    first, *others = (build_example(group, conversation) for group in groups)
-    return [replace(first, findings=first.findings + left_out + not_shared), *others]
+    examples = _build_examples(groups, Weigher(conversation, setting.policy, trained))
+    return [replace(examples[0], findings=examples[0].findings + findings), *examples[1:]]
+
+
+def _by_contract(
+    conversation: Conversation, trained: Mapping[int, float], setting: Setting
+) -> tuple[list[Group], tuple[Finding, ...]]:
+    """Lay out what inference generates, and messages of other roles where they are shown first."""
+    roles = [message["role"] for message in conversation.messages]
+    answers = [index for index in trained if roles[index] == "assistant"]
+    others = [index for index in trained if roles[index] != "assistant"]
+    if not answers:
+        return _by_whole_text(conversation, trained, setting)
+    turns, left_out = derive_turns(conversation, setting, answers)
+    tokenized = tokenize_turns(
+        turns, _tokenizer(setting), setting.stops.ids, boundary=setting.policy.boundary
+    )
+    check_control_ids(tokenized, setting)
+    shared, not_shared = share_examples(tokenized, setting.policy)
+    groups = [Group(group[-1], tuple(group)) for group in shared]
+    return _with_others(groups, others, setting), left_out + not_shared
+
+
+def _with_others(groups: Sequence[Group], others: Sequence[int], setting: Setting) -> list[Group]:
+    """Add each message of another role to the first example that shows it."""
+    added: list[Group] = []
+    left = list(others)
+    for group in groups:
+        found = {index: message_in(group.base, index, setting.stops) for index in left}
+        turns = [turn for turn in found.values() if turn is not None]
+        left = [index for index, turn in found.items() if turn is None]
+        ordered = sorted([*group.turns, *turns], key=lambda turn: turn.prompt_length)
+        added.append(Group(group.base, tuple(ordered)))
+    return added
+
+
+def _by_whole_text(
+    conversation: Conversation, trained: Mapping[int, float], setting: Setting
+) -> tuple[list[Group], tuple[Finding, ...]]:
+    """Lay out messages, or what the template tags, in the whole rendering."""
+    whole = Beginnings(conversation, setting).full(len(conversation.messages))
+    base = whole_text(whole, _tokenizer(setting))
+    refuse_control_tokens([base.turn], conversation, setting)
+    findings: tuple[Finding, ...] = ()
+    if setting.policy.spans == "tags":
+        turns = [
+            t for t in tagged_in(base, whole, setting.stops) if t.turn.message_index in trained
+        ]
+        findings = differing_tags(turns, _generated(conversation, trained, setting))
+    else:
+        messages = conversation.messages
+        found = (
+            message_in(base, index, setting.stops, is_answer=messages[index]["role"] == "assistant")
+            for index in trained
+        )
+        turns = [turn for turn in found if turn is not None]
+    check_control_ids([base], setting)
+    return [Group(base, tuple(turns))], findings
+
+
+def _generated(
+    conversation: Conversation, trained: Mapping[int, float], setting: Setting
+) -> list[Turn]:
+    """Return what inference would generate, as far as it can be told."""
+    roles = [message["role"] for message in conversation.messages]
+    answers = [index for index in trained if roles[index] == "assistant"]
+    try:
+        return derive_turns(conversation, setting, answers)[0] if answers else []
+    except LossmaskError:  # the tags do not need it; each is reported as different
+        return []
+
+
+def _tokenizer(setting: Setting) -> AnyTokenizer:
+    if setting.policy.control_tokens == "escape":
+        return escaping(setting.tokenizer, setting.stops)
+    return setting.tokenizer
+
+
+def _build_examples(groups: Sequence[Group], weigher: Weigher) -> list[Example]:
+    """Build the examples in which something is in the loss."""
+    examples = []
+    for number, group in enumerate(groups):
+        seen = [earlier.base.tokens.ids for earlier in groups[:number]]
+        example = build_example(group, weigher, seen)
+        if example.supervised_count:
+            examples.append(example)
+    if not examples:
+        raise ConversationError(
+            "every token has weight 0: nothing is left to train", reason="nothing_to_train"
+        )
+    return examples
 
 
 def _prove_template(setting: Setting) -> None:
@@ -67,14 +174,12 @@ def _prove_template(setting: Setting) -> None:
         prove_once(setting.template, setting.template_variables)
 
 
-def _prove_groups(
-    groups: Sequence[Sequence[TokenizedTurn]], conversation: Conversation, setting: Setting
-) -> None:
+def _prove_groups(groups: Sequence[Group], conversation: Conversation, setting: Setting) -> None:
     """Hold tracing against perturbation for the rendering that each example is made of."""
     if not isinstance(setting.template, ChatTemplate):
         return
-    ends = {group[-1].turn.message_index + 1 for group in groups} | {len(conversation.messages)}
-    for count in sorted(ends):
+    ends = {group.base.turn.message_index + 1 for group in groups} | {len(conversation.messages)}
+    for count in sorted(ends - {0}):
         prove(
             setting.template,
             conversation.messages[:count],
@@ -83,17 +188,35 @@ def _prove_groups(
         )
 
 
-def build_example(group: Sequence[TokenizedTurn], conversation: Conversation) -> Example:
-    """Lay the turns of one group over the tokens of the last one."""
-    base = group[-1]
-    weights = np.zeros(len(base.tokens), np.float32)
-    spans = []
-    for turn in group:
-        weights[turn.prompt_length : turn.completion_end] = conversation.weights[
-            turn.turn.message_index
-        ]
-        spans.append(
-            Span(
+def build_example(
+    group: Group, weigher: Weigher, seen: Sequence[npt.NDArray[np.int32]] = ()
+) -> Example:
+    """Lay the turns of one group over the tokens of its base.
+
+    Args:
+        group: The turns.
+        weigher: Weighs them.
+        seen: Ids of the examples of the same conversation before it.
+    """
+    base = group.base
+    weights = weigher.weigh(base, group.turns, seen)
+    return Example(
+        text=base.turn.text,
+        input_ids=base.tokens.ids,
+        offsets=base.tokens.offsets,
+        loss_weights=weights,
+        message_index=_message_of_tokens(base.turn, base.tokens),
+        spans=tuple(_spans(group.turns, weights)),
+        findings=tuple(finding for turn in group.turns for finding in turn.findings),
+        ignorable=ignorable(base, group.turns, weigher.policy),
+    )
+
+
+def _spans(turns: Sequence[TokenizedTurn], weights: npt.NDArray[np.float32]) -> Iterator[Span]:
+    """Yield the turns of which something is in the loss."""
+    for turn in turns:
+        if weights[turn.prompt_length : turn.completion_end].any():
+            yield Span(
                 turn.turn.message_index,
                 turn.start,
                 turn.turn.completion_end,
@@ -101,16 +224,6 @@ def build_example(group: Sequence[TokenizedTurn], conversation: Conversation) ->
                 turn.completion_end,
                 turn.turn.stop,
             )
-        )
-    return Example(
-        text=base.turn.text,
-        input_ids=base.tokens.ids,
-        offsets=base.tokens.offsets,
-        loss_weights=weights,
-        message_index=_message_of_tokens(base.turn, base.tokens),
-        spans=tuple(spans),
-        findings=tuple(finding for turn in group for finding in turn.findings),
-    )
 
 
 def _message_of_tokens(turn: Turn, tokens: Tokens) -> npt.NDArray[np.int32]:

@@ -41,6 +41,9 @@ TOKEN_COLUMNS: Mapping[str, type[np.generic]] = {
 }
 """The columns that hold one value per token, with the NumPy type of their values."""
 
+IGNORABLE = "ignorable"
+"""One more, bool, where the policy names tokens to ignore."""
+
 _COUNTS = ("rows_in", "rows_kept", "rows_rejected", "examples", "tokens", "supervised_tokens")
 
 IntArray = npt.NDArray[np.int64]
@@ -97,7 +100,7 @@ class PreparedData:
     def __len__(self) -> int:
         return int(self.block_starts[-1])
 
-    def __getitem__(self, index: int) -> dict[str, npt.NDArray[Any]]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         """Return one example.
 
         Args:
@@ -106,14 +109,19 @@ class PreparedData:
         Returns:
             ``input_ids`` int32, ``labels`` int32 (-100 = out of the loss, unshifted),
             ``loss_weights`` float32 and ``message_index`` int32 (-1 = template scaffolding), each
-            of shape (tokens,).
+            of shape (tokens,); where the policy names tokens to ignore, ``ignorable`` bool of that
+            shape and ``index``, the example's number, as well.
 
         Raises:
             IndexError: ``index`` is outside the data.
         """
-        block, inside = self._locate(index)
+        number, inside = self._locate(index)
+        block = self.blocks[number]
         span = slice(int(block.starts[inside]), int(block.starts[inside + 1]))
-        return {name: values[span] for name, values in block.columns.items()}
+        item: dict[str, Any] = {name: values[span] for name, values in block.columns.items()}
+        if IGNORABLE in item:
+            item["index"] = int(self.block_starts[number]) + inside
+        return item
 
     @property
     def rows(self) -> IntArray:
@@ -147,12 +155,12 @@ class PreparedData:
                 where = block.example(inside)
         return best, where
 
-    def _locate(self, index: int) -> tuple[_Block, int]:
+    def _locate(self, index: int) -> tuple[int, int]:
         position = index + len(self) if index < 0 else index
         if not 0 <= position < len(self):
             raise IndexError(f"example {index} of {len(self)} in {self.folder}")
         number = int(np.searchsorted(self.block_starts, position, side="right")) - 1
-        return self.blocks[number], position - int(self.block_starts[number])
+        return number, position - int(self.block_starts[number])
 
 
 def load_prepared(folder: str | Path) -> PreparedData:
@@ -269,7 +277,7 @@ def _bad_manifest(path: Path, what: str) -> PreparedDataError:
 def _read_shard(path: Path, expected: int) -> list[_Block]:
     try:
         with pq.ParquetFile(path) as file:
-            table = file.read(columns=["row", *TOKEN_COLUMNS])
+            table = file.read(columns=["row", *TOKEN_COLUMNS, *_optional(file)])
     except FileNotFoundError as error:
         raise _bad_shard(path, "the manifest lists this shard, but it is not there") from error
     except (pa.ArrowException, OSError) as error:
@@ -288,10 +296,17 @@ def _read_shard(path: Path, expected: int) -> list[_Block]:
     return blocks
 
 
+def _optional(file: pq.ParquetFile) -> list[str]:
+    return [IGNORABLE] if IGNORABLE in file.schema_arrow.names else []
+
+
 def _block(path: Path, first: int, batch: pa.RecordBatch) -> _Block:
     columns: dict[str, npt.NDArray[Any]] = {}
     starts: IntArray | None = None
-    for name, kind in TOKEN_COLUMNS.items():
+    kinds = dict(TOKEN_COLUMNS)
+    if IGNORABLE in batch.schema.names:
+        kinds[IGNORABLE] = np.bool_
+    for name, kind in kinds.items():
         values, own = _flat(path, name, batch.column(name), np.dtype(kind))
         columns[name] = values
         starts = own if starts is None else starts
@@ -317,7 +332,9 @@ def _flat(
     if column.null_count or values.null_count:
         raise _bad_shard(path, f"column {name!r} holds nulls")
     starts = column.offsets.to_numpy().astype(np.int64)
-    flat = values.to_numpy().copy()  # a view would pin Arrow's over-long decoding buffers
+    flat = values.to_numpy(
+        zero_copy_only=False
+    ).copy()  # a view would pin Arrow's over-long decoding buffers
     flat.flags.writeable = False
     return flat, starts - starts[0]
 
@@ -340,9 +357,9 @@ def _check_examples(block: _Block) -> None:
     _demand(block, ~in_loss | (labels == ids), "labels", "a label is -100 or the token itself")
     _demand(
         block,
-        np.isfinite(weights) & (weights >= 0) & ((weights > 0) == in_loss),
+        np.isfinite(weights) & ((weights != 0) == in_loss),
         "loss_weights",
-        "a weight is finite, positive in the loss and 0 out of it",
+        "a weight is finite, and 0 out of the loss only",
     )
     predicted = np.concatenate([[0], np.cumsum(in_loss, dtype=np.int64)])
     # Position 0 has nothing before it that could predict it.

@@ -71,7 +71,7 @@ def supervised_loss(
     chunk_positions: int = CHUNK_POSITIONS,
     chunk_head: bool = False,
 ) -> Tensor:
-    """Compute ``sum(w * nll) / sum(w)`` over the supervised tokens of a batch.
+    """Compute ``sum(w * nll) / sum(|w|)`` over the supervised tokens of a batch.
 
     Args:
         model: A causal language model of transformers.
@@ -101,7 +101,7 @@ def supervised_loss(
 
 
 def supervised_weight(batch: Batch) -> Tensor:
-    """Sum the loss weights of the tokens that a batch can predict.
+    """Sum the sizes of the loss weights of the tokens that a batch can predict.
 
     Args:
         batch: ``labels`` int64 and ``loss_weights`` float32 of shape (examples, length). The first
@@ -111,7 +111,7 @@ def supervised_weight(batch: Batch) -> Tensor:
         A float32 scalar.
     """
     weights = batch["loss_weights"][:, 1:].to(torch.float32)
-    return (weights * (batch["labels"][:, 1:] != IGNORE_INDEX)).sum()
+    return (weights.abs() * (batch["labels"][:, 1:] != IGNORE_INDEX)).sum()
 
 
 def supervised_token_losses(

@@ -7,6 +7,7 @@ therefore changes nothing. Evaluation is the same quotient over the whole evalua
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
@@ -85,13 +86,14 @@ class LossmaskTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         stop_ids: Collection[int] = (),
     ) -> None:
         _refuse_unsupported(args)
+        self._collator = data_collator or PaddedCollator(pad_token_id=0)
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator or PaddedCollator(pad_token_id=0),
+            data_collator=self._collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            callbacks=[_LogLastStep(), *callbacks],
+            callbacks=[_LogLastStep(), _DrawIgnored(self._collator), *callbacks],
         )
         self.remove_callback(PrinterCallback)  # a library does not print
         self.stop_ids = sorted(set(stop_ids))
@@ -103,7 +105,16 @@ class LossmaskTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
 
     def _set_signature_columns_if_needed(self) -> None:
         """Keep ``loss_weights``, which no model's ``forward`` takes, among the columns."""
-        self._signature_columns = ["input_ids", "labels", "loss_weights"]
+        self._signature_columns = ["input_ids", "labels", "loss_weights", "ignorable", "index"]
+
+    def get_eval_dataloader(self, *arguments: Any, **options: Any) -> DataLoader[Any]:
+        """Evaluate over all supervised tokens, those that training ignores included."""
+        self.data_collator = _undrawn(self._collator)
+        try:
+            loader: DataLoader[Any] = super().get_eval_dataloader(*arguments, **options)
+        finally:
+            self.data_collator = self._collator
+        return loader
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -269,6 +280,25 @@ def _refuse_unsupported(args: TrainingArguments) -> None:
         )
 
 
+class _DrawIgnored(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+    """Tells the collator the epoch, by which it draws the tokens to ignore."""
+
+    def __init__(self, collator: Any) -> None:
+        self._collator = collator
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if isinstance(self._collator, PaddedCollator):
+            self._collator.set_epoch(int(state.epoch or 0))
+
+
+def _undrawn(collator: Any) -> Any:
+    if isinstance(collator, PaddedCollator):
+        return dataclasses.replace(collator, ignore=None)
+    return collator
+
+
 def _counts(batch: Batch) -> Tensor:
     """Return (3,) float32: weight, supervised tokens, tokens without padding."""
     supervised = (batch["labels"][:, 1:] != IGNORE_INDEX).sum()
@@ -283,7 +313,7 @@ def _example_sums(losses: TokenLosses, batch: Batch, stop_ids: Sequence[int]) ->
     per_token = torch.stack(
         [
             losses.nll * losses.weights,
-            losses.weights,
+            losses.weights.abs(),
             torch.ones_like(losses.nll),
             losses.correct.float(),
             stops.float(),

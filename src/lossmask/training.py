@@ -35,6 +35,7 @@ from transformers import (
 from lossmask.collate import PaddedCollator
 from lossmask.errors import InputError, PolicyError, PreparedDataError
 from lossmask.example import IGNORE_INDEX
+from lossmask.ignoring import IgnoreTokens
 from lossmask.policy import nearest
 from lossmask.prepared import PreparedData, load_prepared
 from lossmask.run_folder import checkpoint_step, open_run, save_for_inference
@@ -197,7 +198,7 @@ def train(
         arguments,
         train_dataset=train_data,
         eval_dataset=eval_data,
-        data_collator=PaddedCollator(pad_token_id=tokenizer.get("pad_token_id") or 0),
+        data_collator=_collator(own, tokenizer, seed),
         callbacks=callbacks,
         stop_ids=known_stops if stop_ids is None else stop_ids,
     )
@@ -205,6 +206,15 @@ def train(
     if trainer.args.should_save:
         save_for_inference(network, own, Path(output_dir))
     return result
+
+
+def _collator(data: PreparedData | None, tokenizer: Mapping[str, Any], seed: int) -> PaddedCollator:
+    """Return the collator, which leaves out the tokens that the data's policy ignores."""
+    policy: Mapping[str, Any] = {} if data is None else data.manifest.get("policy", {})
+    ignore = None
+    if policy.get("ignore"):
+        ignore = IgnoreTokens(policy["ignore_probability"], seed)
+    return PaddedCollator(pad_token_id=tokenizer.get("pad_token_id") or 0, ignore=ignore)
 
 
 def _run(trainer: LossmaskTrainer, output_dir: Path, checkpoint: Path | None) -> TrainingResult:

@@ -24,7 +24,6 @@ from lossmask.conversation import Conversation
 from lossmask.data_loss import Shown, find_losses, other_parts, part_dropped, tools_dropped
 from lossmask.errors import ConversationError, ParityError, TemplateError
 from lossmask.example import Finding
-from lossmask.policy import Policy
 from lossmask.rendering import Message, Rendering, shared_length
 from lossmask.setting import Setting
 from lossmask.stops import any_of
@@ -33,16 +32,21 @@ _PROBE = "\ue000"  # a private-use character: no stop token, so none is taken fr
 
 
 def derive_turns(
-    conversation: Conversation, setting: Setting
+    conversation: Conversation, setting: Setting, trained: Sequence[int]
 ) -> tuple[list[Turn], tuple[Finding, ...]]:
     """Derive prompt and completion of every trained turn, ascending by message.
+
+    Args:
+        conversation: The conversation.
+        setting: Template, tokenizer, policy.
+        trained: Its assistant messages that are trained, at least one, ascending.
 
     Returns:
         The turns, and a finding for each turn that has no completion to train: the template dropped
         its content or wrote nothing for it, or there is no prompt before it.
 
     Raises:
-        ConversationError: No turn is trained, or a message holds a control token.
+        ConversationError: A message holds a control token.
         ParityError: A completion cannot be told, or no turn has one.
         TemplateError: The template raised.
     """
@@ -50,7 +54,7 @@ def derive_turns(
     whole = beginnings.full(len(conversation.messages))
     turns: list[Turn] = []
     left_out: dict[int, ParityError] = {}
-    for index in _trained(conversation, setting.policy):
+    for index in trained:
         try:
             turns.append(_derive_turn(beginnings, index, whole))
         except ParityError as error:
@@ -186,19 +190,6 @@ class Beginnings:
             except TemplateError:  # a template that wants another role there shows no history
                 continue
         return None
-
-
-def _trained(conversation: Conversation, policy: Policy) -> tuple[int, ...]:
-    trained = conversation.trained
-    if policy.train_on == "last_assistant":
-        last = max(i for i, m in enumerate(conversation.messages) if m["role"] == "assistant")
-        trained = tuple(index for index in trained if index == last)
-    if not trained:
-        raise ConversationError(
-            'no assistant message is to be trained: each has weight 0 or "train": false',
-            reason="nothing_to_train",
-        )
-    return trained
 
 
 def _derive_turn(beginnings: Beginnings, index: int, whole: Rendering) -> Turn:

@@ -22,7 +22,7 @@ THINK_PAIRS = (
     ("<seed:think>", "</seed:think>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
-_REASONING = ("reasoning_content", "thinking", "reasoning")
+REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 def check_written(
@@ -54,9 +54,9 @@ def check_written(
 
 
 def _check_reasoning(message: Message, index: int, written: _Written) -> tuple[Finding, ...]:
-    fields = [field for field in _REASONING if str(message.get(field) or "").strip()]
+    fields = [field for field in REASONING if str(message.get(field) or "").strip()]
     lost = bool(fields) and all(
-        written.missing(alias, str(message[fields[0]])) for alias in _REASONING
+        written.missing(alias, str(message[fields[0]])) for alias in REASONING
     )
     visible = [path for path, _ in _visible(message)]
     if lost and not visible:

@@ -1,0 +1,149 @@
+r"""What each character of a completion is part of.
+
+In: a completion with origins. Out: a part per character::
+
+    <think>\nSo.\n</think>\n\nHi.\n<call>{"name": "add", "arguments": {"a": 2}}</call><|im_end|>
+    reasoning-----------content-tool_calls.syntax--------------------------------stop------
+                                         name            arguments
+
+What a message wrote is told by the field it wrote it in; a think block inside the content is
+reasoning. What the template wrote goes with the field that follows it, or that precedes it at the
+end; around tool calls it is their syntax. Arguments are their keys and strings and what stands
+between them, and all of the object where the template writes it as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from lossmask.policy import PARTS
+from lossmask.rendering import Leaf, Message
+from lossmask.traced_text import Origins, leaf_of
+from lossmask.written import REASONING, THINK_PAIRS
+
+Parts = npt.NDArray[np.int8]
+"""int8 (n,): index into ``PARTS`` for each character."""
+
+_CODE = {part: code for code, part in enumerate(PARTS)}
+_UNKNOWN = -1
+_CONTENT, _REASONING = _CODE["content"], _CODE["reasoning"]
+_NAME, _ARGUMENTS = _CODE["tool_calls.name"], _CODE["tool_calls.arguments"]
+_SYNTAX, _STOP = _CODE["tool_calls.syntax"], _CODE["stop"]
+_BLOCKS = tuple(
+    re.compile(re.escape(opening) + r"(.*?)" + re.escape(closing), re.DOTALL)
+    for opening, closing in THINK_PAIRS
+)
+
+
+def parts_of(
+    text: str,
+    origins: Origins,
+    leaves: Sequence[Leaf],
+    *,
+    begins: str,
+    stop: str | None,
+    message: Message,
+) -> Parts:
+    """Return the part of each character of a completion.
+
+    Args:
+        text: The completion, n characters.
+        origins: int64 (n,).
+        leaves: What the origins index.
+        begins: The prompt before it, whose end may open a think block.
+        stop: The stop token at its end, or None.
+        message: The message that it is of.
+    """
+    of_leaf = np.array([_part_of(leaf) for leaf in leaves] or [_UNKNOWN], np.int8)
+    leaf = leaf_of(origins)
+    parts: Parts = np.where(leaf >= 0, of_leaf[np.maximum(leaf, 0)], np.int8(_UNKNOWN))
+    end = len(text) - len(stop or "")
+    _fill(parts[:end])
+    for start, stop_at in _arguments_in(text[:end], message):
+        parts[start:stop_at] = _ARGUMENTS
+    for start, stop_at, _ in think_blocks(text[:end], begins):
+        parts[start:stop_at] = _REASONING
+    parts[end:] = _STOP
+    return parts
+
+
+def _arguments_in(text: str, message: Message) -> Iterator[tuple[int, int]]:
+    """Yield where the arguments of the calls stand as JSON, numbers and braces included."""
+    at = 0
+    for call in message.get("tool_calls") or ():
+        function = call.get("function", call)
+        at = max(text.find(function["name"], at), at)
+        arguments = function.get("arguments")
+        if isinstance(arguments, str) or arguments is None:
+            continue
+        found = [(text.find(each, at), len(each)) for each in _spellings(arguments)]
+        start, length = min((pair for pair in found if pair[0] >= 0), default=(-1, 0))
+        if start >= 0:
+            yield start, start + length
+            at = start + length
+
+
+def _spellings(arguments: object) -> Iterator[str]:
+    """Yield the ways in which templates write an object as JSON."""
+    for ascii_only, separators in product((False, True), ((", ", ": "), (",", ":"))):
+        yield json.dumps(arguments, ensure_ascii=ascii_only, separators=separators)
+        yield json.dumps(arguments, ensure_ascii=ascii_only, separators=separators, sort_keys=True)
+
+
+def think_blocks(text: str, begins: str) -> list[tuple[int, int, bool]]:
+    """Return where the think blocks of a completion lie, and whether nothing is in them.
+
+    A block that the prompt opens begins with the completion.
+    """
+    found = []
+    for (opening, closing), pattern in zip(THINK_PAIRS, _BLOCKS, strict=True):
+        start = 0
+        opened = begins.rfind(opening)
+        if opened > begins.rfind(closing) and closing in text:
+            start = text.index(closing) + len(closing)
+            inside = begins[opened + len(opening) :] + text[: start - len(closing)]
+            found.append((0, start, not inside.strip()))
+        for block in pattern.finditer(text, start):
+            found.append((block.start(), block.end(), not block[1].strip()))
+    return sorted(found)
+
+
+def _part_of(leaf: Leaf) -> int:
+    if leaf.field in REASONING:
+        return _REASONING
+    if leaf.field != "tool_calls":
+        return _CONTENT
+    keys = leaf.path.split("/")[2:]
+    if keys[:1] == ["function"]:
+        keys = keys[1:]
+    if keys[:1] == ["name"] and not leaf.is_key:
+        return _NAME
+    if keys[:1] == ["arguments"] and (len(keys) > 1 or not leaf.is_key):
+        return _ARGUMENTS
+    return _SYNTAX
+
+
+def _fill(parts: Parts) -> None:
+    """Give what the template wrote the part of what follows it, or else of what precedes it."""
+    known = np.flatnonzero(parts != _UNKNOWN)
+    if not known.size:
+        parts[:] = _CONTENT
+        return
+    at = np.arange(len(parts))
+    following = np.searchsorted(known, at)
+    after = parts[known[np.minimum(following, known.size - 1)]].copy()
+    before = parts[known[np.maximum(following - 1, 0)]].copy()
+    is_last = following == known.size
+    in_calls = (after >= _NAME) | ((before >= _NAME) & (before <= _SYNTAX) & (following > 0))
+    in_calls &= after != _STOP
+    inside = (after == _ARGUMENTS) & (before == _ARGUMENTS) & (following > 0) & ~is_last
+    filled = np.where(is_last, before, after)
+    filled = np.where(in_calls, _SYNTAX, filled)
+    filled = np.where(inside, _ARGUMENTS, filled)
+    parts[:] = np.where(parts == _UNKNOWN, filled, parts)

@@ -1,0 +1,145 @@
+"""Messages of any role inside the text of an example, beyond what inference would generate.
+
+In: a rendering with its tokens. Out: where a message, or a ``{% generation %}`` block, lies in it.
+The policy asks for these by ``train_on`` with other roles than the assistant or ``"all"``, and by
+``spans="tags"``; nothing here is at parity, nor claims to be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from lossmask.completions import Turn
+from lossmask.errors import ParityError, TemplateError
+from lossmask.example import Finding
+from lossmask.protocols import AnyTokenizer
+from lossmask.rendering import Rendering
+from lossmask.stops import Stops
+from lossmask.turn_tokens import TokenizedTurn
+from lossmask.weighting import first_visible
+
+NOBODY = -1
+_SPACE = re.compile(r"\s*")
+
+
+def whole_text(whole: Rendering, tokenizer: AnyTokenizer) -> TokenizedTurn:
+    """Return a rendering as a turn of nobody's, all of it prompt."""
+    n = len(whole.text)
+    turn = Turn(NOBODY, whole.text, whole.origins, whole.leaves, n, n, None, ())
+    [tokens] = tokenizer.encode([whole.text], [whole.origins])
+    return TokenizedTurn(turn, tokens, n, len(tokens), len(tokens), ())
+
+
+def message_in(
+    base: TokenizedTurn, index: int, stops: Stops, *, is_answer: bool = False
+) -> TokenizedTurn | None:
+    """Return what message ``index`` wrote in a text, with a stop token right behind it.
+
+    Args:
+        base: The text.
+        index: The message.
+        stops: The stop tokens.
+        is_answer: An assistant's: the template may write more than white space before its stop.
+
+    Returns:
+        None if the text shows nothing of it.
+
+    Raises:
+        ParityError: Text of another message lies in between.
+    """
+    text, owner = base.turn.text, base.turn.rendering.message_index()
+    own = np.flatnonzero(owner == index)
+    if not own.size:
+        return None
+    start, end = int(own[0]), int(own[-1]) + 1
+    foreign = np.flatnonzero((owner[start:end] >= 0) & (owner[start:end] != index))
+    if foreign.size:
+        raise ParityError(
+            f"the template puts text of message {int(owner[start + foreign[0]])} inside this one: "
+            "it cannot be trained as one piece",
+            reason="foreign_text",
+            message_index=index,
+        )
+    space = _SPACE.match(text, end)
+    behind = space.end() if space else end
+    stop = (stops.pattern.search if is_answer else stops.pattern.match)(text, behind)
+    if stop is None or (owner[end : stop.end()] >= 0).any():
+        return _laid(base, index, start, end, None)
+    run = stops.first_run(text, stop.start()) or stop
+    return _laid(base, index, start, run.end(), run.group())
+
+
+def tagged_in(base: TokenizedTurn, whole: Rendering, stops: Stops) -> Iterator[TokenizedTurn]:
+    """Yield what lies between ``{% generation %}`` and ``{% endgeneration %}``.
+
+    Raises:
+        TemplateError: The template has no such tags.
+        ParityError: It cannot be told whose a block is.
+    """
+    starts = [at for at, mark in whole.marks if mark.kind == "generation_start"]
+    ends = [at for at, mark in whole.marks if mark.kind == "generation_end"]
+    if not starts:
+        raise TemplateError(
+            "the template has no {% generation %} tags for this conversation, and the policy is "
+            'spans="tags": use spans="contract"',
+            reason="no_tags",
+        )
+    owner = whole.message_index()
+    for start, end in zip(starts, ends, strict=True):
+        owners = np.unique(owner[start:end][owner[start:end] >= 0]).tolist()
+        if len(owners) > 1:
+            raise ParityError(
+                f"a {{% generation %}} block holds text of the messages {owners}",
+                reason="foreign_text",
+                message_index=owners[-1],
+            )
+        if owners and end > start:
+            found = [m for m in stops.pattern.finditer(whole.text, start, end) if m.end() == end]
+            yield _laid(base, owners[0], start, end, found[-1].group() if found else None)
+
+
+def differing_tags(tagged: Sequence[TokenizedTurn], turns: Sequence[Turn]) -> tuple[Finding, ...]:
+    """Return a finding for each message whose tags are not what inference generates."""
+    generated = {
+        turn.message_index: (turn.text[: turn.prompt_end], _completion(turn)) for turn in turns
+    }
+    findings = []
+    for each in tagged:
+        index, turn = each.turn.message_index, each.turn
+        before, completion = generated.get(index, ("", ""))
+        if (turn.text[: turn.prompt_end], _completion(turn)) != (before, completion):
+            findings.append(
+                Finding(
+                    "tags_differ",
+                    f"the template's tags hold {_completion(turn)[:60]!r}, inference generates "
+                    f"{completion[:60]!r}" + ("" if index in generated else " (nothing at all)"),
+                    index,
+                )
+            )
+    return tuple(findings)
+
+
+def _completion(turn: Turn) -> str:
+    return turn.text[turn.prompt_end : turn.completion_end]
+
+
+def _laid(base: TokenizedTurn, index: int, start: int, end: int, stop: str | None) -> TokenizedTurn:
+    """Return characters of a text as a turn with its tokens."""
+    offsets = base.tokens.offsets
+    first = first_visible(base.turn.text, offsets)
+    inside = np.flatnonzero((first >= start) & (first < end))
+    if not inside.size:
+        raise ParityError(
+            f"{base.turn.text[start:end][:40]!r} comes out as no token of its own",
+            reason="nothing_generated",
+            message_index=index,
+        )
+    turn = replace(
+        base.turn, message_index=index, prompt_end=start, completion_end=end, stop=stop, findings=()
+    )
+    token_start, token_end = int(inside[0]), int(inside[-1]) + 1
+    return TokenizedTurn(turn, base.tokens, start, token_start, token_end, ())
