@@ -2,14 +2,24 @@ r"""Files are cut at ``\n`` only, every line has its place, and nothing is dropp
 
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
 import re
 from pathlib import Path
 
 import pytest
 
 from lossmask import InputError
-from lossmask.data_files import RawRow, check_files, in_chunks, read_row, read_rows
+from lossmask.data_files import (
+    RawRow,
+    check_files,
+    fingerprint_of,
+    in_chunks,
+    read_row,
+    read_rows,
+    total_bytes,
+)
 
 
 def write(path: Path, data: bytes) -> Path:
@@ -102,15 +112,90 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is a folder; name the JSON Lines files in it"):
+    with pytest.raises(InputError, match="is a folder; name the files in it"):
         check_files([tmp_path])
 
 
-@pytest.mark.parametrize("data", [b'[{"messages": []}]', b' \n\t[\n  {"messages": []}\n]'])
-def test_a_json_array_is_refused_with_the_way_to_convert_it(tmp_path: Path, data: bytes) -> None:
-    path = write(tmp_path / "a.json", data)
-    with pytest.raises(InputError, match=r"is a JSON array; expected JSON Lines.*jq -c '\.\[\]' a"):
+@pytest.mark.parametrize("data", [b'[{"n": 1}, {"n": 2}]', b' \n\t[\n  {"n": 1},\n{"n": 2}\n]'])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a"])
+def test_a_json_array_is_read_whatever_its_name(tmp_path: Path, name: str, data: bytes) -> None:
+    path = write(tmp_path / name, data)
+    check_files([path])
+    rows = list(read_rows([path]))
+    assert [(raw.place, raw.parse()) for raw in rows] == [
+        (f"{path}#1", {"n": 1}),
+        (f"{path}#2", {"n": 2}),
+    ]
+    assert sum(raw.size for raw in rows) == total_bytes([path]) == len(data)
+
+
+def test_an_array_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not end with"):
+        check_files([write(tmp_path / "a.json", b'[{"n": 1},')])
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet.csv"])
+def test_csv_is_told_by_its_name(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, b"a,b\n1,2\n")
+    check_files([path])
+    assert [(raw.place, raw.parse()) for raw in read_rows([path])] == [
+        (f"{path}:2", {"a": "1", "b": "2"})
+    ]
+
+
+def test_json_lines_are_told_by_their_content(tmp_path: Path) -> None:
+    for name in ("a.csv", "a.json", "a.txt", "a"):
+        path = write(tmp_path / name, b'\xef\xbb\xbf \n{"a": 1}\n')
         check_files([path])
+        assert [(raw.place, raw.parse()) for raw in read_rows([path])] == [(f"{path}:2", {"a": 1})]
+
+
+def test_a_broken_first_line_is_a_row_where_the_name_says_json_lines(tmp_path: Path) -> None:
+    for name, line in (("a.jsonl", b"broken"), ("a.ndjson", b"\xff"), ("a", b'{"broken')):
+        path = write(tmp_path / name, line + b"\n{}\n")
+        check_files([path])
+        assert places(path) == [(1, 0, line), (2, 1, b"{}")]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.json", b'{\n  "data": [{}]\n}', r"neither a JSON array nor JSON Lines.*\.KEY\[\]"),
+        ("a.txt", b"role,content\n", "cannot tell what .* is: it begins with b'role,content'"),
+        ("a", b"PAR", "cannot tell what .* is: it begins with b'PAR'"),
+        ("a.parquet", b"", "is neither Parquet nor Arrow: it begins with b''"),
+        ("a.arrow", b'{"a": 1}\n', "is neither Parquet nor Arrow"),
+        ("a.csv", b"", "there is no header"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`"),
+        ("a.jsonl", b"\x1f\x8b\x08\x00", "is compressed: unpack it with `gunzip`"),
+        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd\x00", "is compressed: unpack it with `unzstd`"),
+        ("a.xlsx", b"PK\x03\x04", "or a spreadsheet"),
+        ("a.jsonl", '{"a": 1}'.encode("utf-16"), "is UTF-16"),
+        ("a.parquet", b"PAR1", "cannot be read as Parquet"),
+    ],
+)
+def test_what_is_no_data_is_refused(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_files([write(tmp_path / name, data)])
+
+
+def test_sizes_are_those_of_the_lines(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", b'{"a": 1}\r\n\n{}')
+    assert [raw.size for raw in read_rows([path])] == [10, 2]
+    assert RawRow("f", 1, 0, b"{}").size == 3
+    assert total_bytes([path, path]) == 26
+
+
+def test_the_fingerprint_of_a_file_is_the_hash_of_its_bytes(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", b"{}\n")
+    assert fingerprint_of(path) == hashlib.sha256(b"{}\n").hexdigest()
+
+
+def test_a_row_travels_between_processes_with_all_it_says() -> None:
+    raw = RawRow("f", 1, 0, b"{}", True, 7, "broken")
+    assert pickle.loads(pickle.dumps(raw)) == raw
+    with pytest.raises(InputError, match=r"^broken$"):
+        raw.parse()
 
 
 def test_json_lines_pass(tmp_path: Path) -> None:

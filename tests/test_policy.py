@@ -142,3 +142,10 @@ def test_a_policy_is_read_from_yaml(tmp_path: Path) -> None:
     path.write_text("a: [")
     with pytest.raises(PolicyError, match="cannot read the policy"):
         Policy.from_yaml(path)
+
+
+def test_a_policy_is_read_from_an_axolotl_configuration() -> None:
+    config = {"datasets": [{"path": "x", "roles_to_train": ["assistant"], "train_on_eos": "last"}]}
+    assert Policy.from_axolotl(config) == Policy(stop="last")
+    with pytest.raises(PolicyError, match="train_on_eos"):
+        Policy.from_axolotl({"train_on_eos": "sometimes"})

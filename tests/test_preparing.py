@@ -42,20 +42,20 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_every_row_is_kept_or_rejected_with_its_place(tmp_path: Path) -> None:
-    rows = [good(0), "{broken", good(2), {"text": "x"}, "", {"messages": [user("only")]}, "[1]"]
+    rows = [good(0), "{broken", good(2), {"txt": "x"}, "", {"messages": [user("only")]}, "[1]"]
     data = write(tmp_path / "data.jsonl", rows)
     counts = prepare([data], SOURCE, tmp_path / "out")
     assert (counts.rows_in, counts.rows_kept, counts.rows_rejected) == (6, 2, 4)
-    assert counts.rejections == Counter(broken_json=2, missing_key=1, no_assistant=1)
+    assert counts.rejections == Counter(broken_json=2, unknown_format=1, no_assistant=1)
     lines = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
     rejected = [json.loads(line) for line in lines]
     assert [(r["row"], r["line"], r["reason"]) for r in rejected] == [
         (1, 2, "broken_json"),
-        (3, 4, "missing_key"),
+        (3, 4, "unknown_format"),
         (4, 6, "no_assistant"),
         (5, 7, "broken_json"),
     ]
-    assert [r["original"] for r in rejected] == ["{broken", {"text": "x"}, rows[5], "[1]"]
+    assert [r["original"] for r in rejected] == ["{broken", {"txt": "x"}, rows[5], "[1]"]
     assert {r["file"] for r in rejected} == {str(data)}
 
 

@@ -89,7 +89,8 @@ def test_every_reason_and_finding_is_explained() -> None:
     explained = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "parity.md").read_text("utf-8")))
     modules = (
         "conversation completions borders written turns turn_tokens tokenizing control_tokens "
-        "escaping pipeline data_files data_loss"
+        "escaping pipeline raw_rows data_loss weighting whole_text trained_messages "
+        "message_weights formats weight_keys chat_rows text_rows normal_rows markers"
     )
     sources = [
         (ROOT / "src" / "lossmask" / f"{name}.py").read_text(encoding="utf-8")

@@ -164,14 +164,14 @@ def audit(
     """Encode every row of data files and count what comes of it; nothing is written.
 
     Args:
-        paths: JSON Lines files of ``{"messages": [...], "tools": [...]}``.
+        paths: Data files, in any format that ``data_files`` and ``formats`` read.
         source: Tokenizer, template and policy.
         limits: What one row may cost.
         workers: Processes; the result is the same for any number.
         progress: Told the bytes of input done.
 
     Raises:
-        InputError: A file is missing or not JSON Lines, or there is no row.
+        InputError: A file is missing or no data, or there is no row.
         TemplateError: The first rows all reach the limits.
     """
     check_files(paths)

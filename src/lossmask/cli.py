@@ -1,4 +1,4 @@
-"""The command ``lossmask``: prepare, show, audit, train, demo.
+"""The command ``lossmask``: prepare, show, audit, convert, train, demo.
 
 Torch is imported by ``train`` and ``demo`` only, inside their functions.
 """
@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn, TextColumn
 
 from lossmask.command_options import name_and_value
+from lossmask.convert_command import convert_command
 from lossmask.data_commands import audit_command, prepare_command, show_command
 from lossmask.errors import LossmaskError, PolicyError
 from lossmask.terminal import progress_bar, visible
@@ -33,6 +34,7 @@ for name, command, example in (
     ("prepare", prepare_command, "prepare chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o prepared"),
     ("show", show_command, "show chats.jsonl --tokenizer Qwen/Qwen3-0.6B --row 3"),
     ("audit", audit_command, "audit chats.jsonl --tokenizer Qwen/Qwen3-0.6B --prove"),
+    ("convert", convert_command, "convert chats.json -o alpaca.jsonl --to alpaca"),
 ):
     app.command(name, epilog=f"Example: lossmask {example}")(command)
 

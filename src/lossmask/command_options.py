@@ -11,13 +11,26 @@ import typer
 import yaml
 
 from lossmask.errors import PolicyError
+from lossmask.layout import Layout
 from lossmask.policy import Policy, read_yaml
 from lossmask.preparing import EncoderSource
 
 Data = Annotated[
     list[Path],
     typer.Argument(
-        help='JSON Lines files, one conversation a line: {"messages": [...]}.', show_default=False
+        help="JSON Lines, JSON, CSV, Parquet or Arrow files, a saved data set, or one of the hub: "
+        "org/name:config/split.",
+        show_default=False,
+    ),
+]
+LayoutOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layout",
+        "-l",
+        help="How rows are laid out, where they do not tell: a YAML file, or KEY=VALUE such as "
+        "format=sharegpt, columns.messages=dialog, roles.customer=user, "
+        "response_template='### Assistant:'; can be given again.",
     ),
 ]
 TokenizerOption = Annotated[
@@ -25,7 +38,12 @@ TokenizerOption = Annotated[
 ]
 TemplateOption = Annotated[
     str | None,
-    typer.Option("--chat-template", help="File of a Jinja chat template to use instead."),
+    typer.Option(
+        "--chat-template",
+        "--template",
+        help="File of a Jinja chat template to use instead, or a style: alpaca, vicuna, "
+        "human_assistant, zephyr, chatml, llama2, phi, phi3, mistral.",
+    ),
 ]
 StopOption = Annotated[
     list[str] | None,
@@ -107,6 +125,7 @@ def encoder_source(
     chat_template: str | None,
     stop: list[str] | None,
     template_var: list[str] | None,
+    layout: list[str] | None,
     policy: list[str] | None,
     **flags: str | None,
 ) -> EncoderSource:
@@ -117,8 +136,23 @@ def encoder_source(
     """
     variables = tuple(name_and_value(text) for text in template_var or [])
     return EncoderSource(
-        tokenizer, read_policy(policy or [], flags), chat_template, tuple(stop or []), variables
+        tokenizer,
+        read_policy(policy or [], flags),
+        chat_template,
+        tuple(stop or []),
+        variables,
+        read_layout(layout or []),
     )
+
+
+def read_layout(given: Sequence[str]) -> Layout:
+    """Put a layout together: files and ``KEY=VALUE`` in their order.
+
+    Raises:
+        PolicyError: A file cannot be read, or a value is not YAML.
+        InputError: A key or value is unknown.
+    """
+    return Layout.from_mapping(_read_values("--layout", given))
 
 
 def read_policy(given: Sequence[str], flags: Mapping[str, str | None]) -> Policy:
@@ -127,33 +161,34 @@ def read_policy(given: Sequence[str], flags: Mapping[str, str | None]) -> Policy
     Raises:
         PolicyError: A file cannot be read, or a key or value is unknown.
     """
-    values: dict[str, Any] = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals:
-            read = read_yaml(Path(text))
-            values |= read
-            continue
-        name, dot, inner = key.partition(".")
-        parsed = _parsed(text, value)
-        if not dot:
-            values[name] = parsed
-            continue
-        outer = values.get(name, {})
-        if not isinstance(outer, Mapping):
-            raise PolicyError(f"--policy {text!r}: {name} is {outer!r} already, not a mapping")
-        values[name] = {**outer, inner: parsed}
+    values = _read_values("--policy", given)
     values |= {name: value for name, value in flags.items() if value is not None}
     if "," in str(values.get("train_on", "")) and isinstance(values["train_on"], str):
         values["train_on"] = [role.strip() for role in values["train_on"].split(",")]
     return Policy.from_mapping(values)
 
 
-def _parsed(text: str, value: str) -> Any:
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise PolicyError(f"--policy {text!r}: the value is not YAML: {error}") from error
+def _read_values(option: str, given: Sequence[str]) -> dict[str, Any]:
+    """Read YAML files and ``KEY=VALUE``, later ones over earlier ones."""
+    values: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            values |= read_yaml(Path(text))
+            continue
+        name, dot, inner = key.partition(".")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise PolicyError(f"{option} {text!r}: the value is not YAML: {error}") from error
+        if not dot:
+            values[name] = parsed
+            continue
+        outer = values.get(name, {})
+        if not isinstance(outer, Mapping):
+            raise PolicyError(f"{option} {text!r}: {name} is {outer!r} already, not a mapping")
+        values[name] = {**outer, inner: parsed}
+    return values
 
 
 def name_and_value(text: str) -> tuple[str, Any]:

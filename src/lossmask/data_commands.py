@@ -20,6 +20,7 @@ from lossmask.command_options import (
     ControlOption,
     Data,
     HistoryOption,
+    LayoutOption,
     MaxMemoryOption,
     MaxSecondsOption,
     PolicyOption,
@@ -31,7 +32,8 @@ from lossmask.command_options import (
     encoder_source,
 )
 from lossmask.confinement import Limits
-from lossmask.data_files import check_files, read_row
+from lossmask.data_files import check_files, read_row, total_bytes
+from lossmask.formats import to_normal
 from lossmask.preparing import prepare
 from lossmask.terminal import has_colour, progress_bar, show_example, show_rejection, summary
 from lossmask.workers import encode_apart
@@ -46,6 +48,7 @@ def prepare_command(
     chat_template: TemplateOption = None,
     stop: StopOption = None,
     template_var: VariableOption = None,
+    layout: LayoutOption = None,
     policy: PolicyOption = None,
     train_on: TrainOnOption = None,
     history: HistoryOption = None,
@@ -72,6 +75,7 @@ def prepare_command(
         chat_template=chat_template,
         stop=stop,
         template_var=template_var,
+        layout=layout,
         policy=policy,
         train_on=train_on,
         history=history,
@@ -80,7 +84,7 @@ def prepare_command(
         append_stop=append_stop,
     )
     check_files(data)
-    total = sum(path.stat().st_size for path in data)
+    total = total_bytes(data)
     with progress_bar(TransferSpeedColumn()) as progress:
         task = progress.add_task("prepare", total=total)
         counts = prepare(
@@ -92,26 +96,29 @@ def prepare_command(
             overwrite=overwrite,
             progress=lambda done: progress.advance(task, done),
         )
-        progress.update(task, completed=total)
+        progress.update(task, total=total or 1, completed=total or 1)
     Console().print(summary(counts, str(output)))
     if not counts.rows_kept:
         raise typer.Exit(1)
 
 
-def _workers(asked: int, total_bytes: int) -> int:
+def _workers(asked: int, size: int | None) -> int:
     """Return how many processes to use: one is enough for what takes seconds."""
     if asked:
         return asked
-    return 1 if total_bytes < 2_000_000 else os.cpu_count() or 1
+    return 1 if size is not None and size < 2_000_000 else os.cpu_count() or 1
 
 
 def show_command(
-    data: Annotated[Path, typer.Argument(help="A JSON Lines file.", show_default=False)],
+    data: Annotated[
+        Path, typer.Argument(help="A data file, or a data set of the hub.", show_default=False)
+    ],
     tokenizer: TokenizerOption,
     row: Annotated[int, typer.Option("--row", "-n", min=0, help="Row number, from 0.")] = 0,
     chat_template: TemplateOption = None,
     stop: StopOption = None,
     template_var: VariableOption = None,
+    layout: LayoutOption = None,
     policy: PolicyOption = None,
     train_on: TrainOnOption = None,
     history: HistoryOption = None,
@@ -130,6 +137,7 @@ def show_command(
         chat_template=chat_template,
         stop=stop,
         template_var=template_var,
+        layout=layout,
         policy=policy,
         train_on=train_on,
         history=history,
@@ -144,7 +152,8 @@ def show_command(
     if outcome.rejection is not None:
         console.print(show_rejection(raw, outcome.rejection))
         raise typer.Exit(1)
-    messages = raw.parse()["messages"]
+    normal = to_normal(raw.parse(), source.layout)
+    messages = normal.get("messages") or [{"role": "text"}] * len(normal.get("weights", [0]))
     for number, example in enumerate(outcome.examples, start=1):
         console.print(
             show_example(
@@ -163,6 +172,7 @@ def audit_command(
     chat_template: TemplateOption = None,
     stop: StopOption = None,
     template_var: VariableOption = None,
+    layout: LayoutOption = None,
     policy: PolicyOption = None,
     train_on: TrainOnOption = None,
     history: HistoryOption = None,
@@ -195,6 +205,7 @@ def audit_command(
         chat_template=chat_template,
         stop=stop,
         template_var=template_var,
+        layout=layout,
         policy=policy,
         train_on=train_on,
         history=history,
@@ -205,7 +216,7 @@ def audit_command(
     if prove:
         source = replace(source, proof="rows")
     check_files(data)
-    total = sum(path.stat().st_size for path in data)
+    total = total_bytes(data)
     with progress_bar(TransferSpeedColumn()) as progress:
         task = progress.add_task("audit", total=total)
         found = audit(
@@ -215,7 +226,7 @@ def audit_command(
             workers=_workers(workers, total),
             progress=lambda done: progress.advance(task, done),
         )
-        progress.update(task, completed=total)
+        progress.update(task, total=total or 1, completed=total or 1)
     Console().print(show_audit(found, is_proved=prove))
     if json_output is not None:
         text = json.dumps(found.to_mapping(), indent=2, ensure_ascii=False)

@@ -7,19 +7,22 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from lossmask.errors import (
-    InputError,
     LossmaskError,
     PolicyError,
     TemplateError,
     TokenizerError,
 )
 from lossmask.example import Example
+from lossmask.formats import to_normal
+from lossmask.instruction_styles import input_separator, is_style, stop_token_of, style_template
+from lossmask.layout import Layout
+from lossmask.normal_rows import encode_normal
 from lossmask.outcome import Outcome, Rejection
 from lossmask.pipeline import encode_conversation
 from lossmask.policy import Policy, nearest
@@ -30,10 +33,12 @@ from lossmask.renderers import (
     for_conversation,
     renderer_setting,
 )
-from lossmask.rendering import ChatTemplate, Message
+from lossmask.rendering import ChatTemplate, Message, NoTemplate
 from lossmask.setting import Proving, Setting
 from lossmask.stops import Stops
 from lossmask.tokenizing import TextTokenizer
+
+_WITHOUT_MESSAGES = ("text", "segments", "tokens", "prompt_completion")
 
 
 class Encoder:
@@ -42,9 +47,11 @@ class Encoder:
     Args:
         tokenizer: A transformers tokenizer; the ids are exactly those it gives.
         policy: What to train on; default: every assistant message.
-        chat_template: Template source, or path of a file that holds it, instead of the tokenizer's.
+        chat_template: Template source, path of a file that holds it, or name of a style
+            (``alpaca``, see ``instruction_styles``), instead of the tokenizer's.
         stop_tokens: Texts or ids of further stop tokens, besides the tokenizer's eos.
         template_variables: Further variables for the template (``{"enable_thinking": False}``).
+        layout: How the rows of ``encode_row`` are laid out; by default each row tells its format.
         proof: ``template``: the first conversation has the template proved, by perturbation, on
             conversations made for that (about 0.1 s, remembered on disk). ``rows``: every
             conversation as well. ``off``: nothing.
@@ -52,7 +59,7 @@ class Encoder:
     Raises:
         TokenizerError: Not a tokenizer that renders Jinja templates, or a stop token it does not
             have.
-        TemplateError: There is no chat template.
+        TemplateError: There is no chat template, and the layout is not one of text or ids.
         PolicyError: ``proof`` is none of the three.
 
     Example:
@@ -73,23 +80,21 @@ class Encoder:
         chat_template: str | Path | None = None,
         stop_tokens: Sequence[str | int] = (),
         template_variables: Mapping[str, Any] | None = None,
+        layout: Layout | None = None,
         proof: Proving = "template",
     ) -> None:
         if proof not in get_args(Proving):
             raise PolicyError(f"proof is {proof!r}; {nearest(str(proof), get_args(Proving))}")
-        policy = policy or Policy()
-        template = ChatTemplate(
-            tokenizer,
-            _template_source(chat_template),
-            trace_tools=policy.control_tokens == "escape",
-        )
+        self.policy = policy or Policy()
+        style = str(chat_template) if is_style(str(chat_template)) else None
+        self.layout = _layout_of(layout or Layout(), style)
+        own_stop = None if style is None else stop_token_of(style)
         self._tokenizer: PreTrainedTokenizerBase | None = tokenizer
-        self.policy = policy
         self._setting = Setting(
-            template,
+            _template(tokenizer, chat_template, self.policy, self.layout),
             TextTokenizer(tokenizer),
             self.policy,
-            _stops(tokenizer, stop_tokens),
+            _stops(tokenizer, [*stop_tokens, *([own_stop] if own_stop else [])]),
             dict(template_variables or {}),
             proof,
         )
@@ -103,6 +108,7 @@ class Encoder:
         chat_template: str | Path | None = None,
         stop_tokens: Sequence[str | int] = (),
         template_variables: Mapping[str, Any] | None = None,
+        layout: Layout | None = None,
         proof: Proving = "template",
     ) -> Encoder:
         """Load tokenizer and stop tokens from a folder or hub id.
@@ -122,6 +128,7 @@ class Encoder:
             chat_template=chat_template,
             stop_tokens=stops,
             template_variables=template_variables,
+            layout=layout,
             proof=proof,
         )
 
@@ -150,6 +157,7 @@ class Encoder:
         """
         encoder = cls.__new__(cls)
         encoder._tokenizer, encoder.policy = tokenizer, policy or Policy()
+        encoder.layout = Layout()
         encoder._setting = renderer_setting(
             renderer,
             encoder.policy,
@@ -204,6 +212,7 @@ class Encoder:
             "special": self.tokenizer.special_tokens_map,
             "template": [setting.template.given, templates],
             "policy": self.policy.to_mapping(),
+            "layout": self.layout.to_mapping(),
             "stops": sorted(setting.stops.ids),
             "variables": setting.template_variables,
         }
@@ -241,24 +250,30 @@ class Encoder:
         return encode_conversation(messages, tools, setting, weight)
 
     def encode_row(self, row: Mapping[str, Any]) -> Outcome:
-        """Encode one row, ``{"messages": [...], "tools": [...]}``; never raises on bad data.
+        """Encode one row in any layout (see ``formats``); never raises on bad data.
 
         Raises:
             MemoryError: There is too little memory, which says nothing about the row.
         """
         try:
-            if not isinstance(row, Mapping):
-                raise InputError(f"expected an object with 'messages', got {type(row).__name__}")
-            if "messages" not in row:
-                found = ", ".join(map(str, row)) or "none"
-                raise InputError(
-                    f"the key 'messages' is missing; keys found: {found}",
-                    reason="missing_key",
-                )
-            examples = self.encode(row["messages"], row.get("tools"), weight=row.get("weight"))
-            return Outcome(tuple(examples))
+            return Outcome(tuple(encode_normal(to_normal(row, self.layout), self._setting)))
         except LossmaskError as error:
             return Outcome(rejection=Rejection.from_error(error))
+
+    def map_batch(
+        self,
+        batch: Mapping[str, Sequence[Any]],
+        indices: Sequence[int] | None = None,
+        *,
+        on_reject: Literal["error", "record"] = "error",
+    ) -> dict[str, list[Any]]:
+        """Encode a batch of columns, for ``datasets.map(encoder.map_batch, batched=True)``.
+
+        See ``datasets_mapping.map_batch``.
+        """
+        from lossmask.datasets_mapping import map_batch  # which imports this module
+
+        return map_batch(self, batch, indices, on_reject=on_reject)
 
     def encode_batch(self, rows: Iterable[Mapping[str, Any]]) -> list[Outcome]:
         """Encode rows of data; one outcome per row, in order."""
@@ -330,11 +345,37 @@ def _stop_id(tokenizer: PreTrainedTokenizerBase, stop: str | int) -> int:
     return int(ids[0])
 
 
-def _template_source(chat_template: str | Path | None) -> str | None:
-    """Return template source, read from a file if a path is given."""
+def _template(
+    tokenizer: PreTrainedTokenizerBase,
+    chat_template: str | Path | None,
+    policy: Policy,
+    layout: Layout,
+) -> ChatTemplate | NoTemplate:
+    """Return the chat template, none where rows hold no messages and there is none."""
+    source = _template_source(chat_template, tokenizer)
+    is_text = layout.format in _WITHOUT_MESSAGES or layout.response_template is not None
+    has_none = isinstance(tokenizer, PreTrainedTokenizerBase) and not tokenizer.chat_template
+    if source is None and has_none and is_text:
+        return NoTemplate()
+    return ChatTemplate(tokenizer, source, trace_tools=policy.control_tokens == "escape")
+
+
+def _layout_of(layout: Layout, style: str | None) -> Layout:
+    """Return a layout with the separator that a style asks for between instruction and input."""
+    if style is None or layout.input_separator != Layout().input_separator:
+        return layout
+    return replace(layout, input_separator=input_separator(style))
+
+
+def _template_source(
+    chat_template: str | Path | None, tokenizer: PreTrainedTokenizerBase
+) -> str | None:
+    """Return template source, read from a file if a path is given, of a style if its name is."""
     if chat_template is None:
         return None
     text = str(chat_template)
+    if is_style(text):
+        return style_template(text, tokenizer=tokenizer)
     if isinstance(chat_template, str) and ("{" in text or "\n" in text):
         return chat_template
     path = Path(text).expanduser()

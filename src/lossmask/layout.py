@@ -98,6 +98,8 @@ class Layout:
     """Marker before what the model says, in rows of formatted ``text``."""
 
     def __post_init__(self) -> None:
+        for name in ("columns", "roles", "message_keys"):
+            _check_names(name, getattr(self, name))
         if self.format not in ("auto", *FORMATS):
             raise _unknown("format", self.format, ("auto", *FORMATS))
         for ours in self.columns:
@@ -142,6 +144,14 @@ def nearest_name(given: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(given, list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else ""
+
+
+def _check_names(key: str, names: object) -> None:
+    if isinstance(names, Mapping) and all(
+        isinstance(name, str) for pair in names.items() for name in pair
+    ):
+        return
+    raise InputError(f"layout: {key!r} must map names to names, got {names!r}", reason="bad_layout")
 
 
 def _unknown(what: str, given: object, known: Iterable[str]) -> InputError:

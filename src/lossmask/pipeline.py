@@ -25,6 +25,7 @@ from lossmask.conversation import Conversation, read_conversation
 from lossmask.errors import ConversationError, LossmaskError
 from lossmask.escaping import escaping
 from lossmask.example import Example, Finding, Span
+from lossmask.policy import Policy
 from lossmask.proof import prove, prove_once
 from lossmask.protocols import AnyTokenizer
 from lossmask.rendering import ChatTemplate
@@ -75,8 +76,20 @@ def encode_conversation(
     groups, findings = lay_out(conversation, trained, setting)
     if setting.proof == "rows":
         _prove_groups(groups, conversation, setting)
+    findings += tuple(_trained_by_data(conversation, trained, setting.policy))
     examples = _build_examples(groups, Weigher(conversation, setting.policy, trained))
     return [replace(examples[0], findings=examples[0].findings + findings), *examples[1:]]
+
+
+def _trained_by_data(
+    conversation: Conversation, trained: Mapping[int, float], policy: Policy
+) -> Iterator[Finding]:
+    """Yield a finding for each message of another role that only the data puts into the loss."""
+    chosen = policy.train_on if isinstance(policy.train_on, tuple) else ("assistant",)
+    for index in trained if policy.train_on != "all" else ():
+        if (role := conversation.messages[index]["role"]) not in ("assistant", *chosen):
+            detail = f"a weight in the data puts this message of the role {role!r} into the loss"
+            yield Finding("role_trained", detail, index)
 
 
 def _by_contract(
@@ -200,15 +213,17 @@ def build_example(
     """
     base = group.base
     weights = weigher.weigh(base, group.turns, seen)
+    spans = tuple(_spans(group.turns, weights))
+    text, ids, offsets = base.turn.text, base.tokens.ids, base.tokens.offsets
     return Example(
-        text=base.turn.text,
-        input_ids=base.tokens.ids,
-        offsets=base.tokens.offsets,
+        text=text,
+        input_ids=ids,
+        offsets=offsets,
         loss_weights=weights,
         message_index=_message_of_tokens(base.turn, base.tokens),
-        spans=tuple(_spans(group.turns, weights)),
+        spans=spans,
         findings=tuple(finding for turn in group.turns for finding in turn.findings),
-        ignorable=ignorable(base, group.turns, weigher.policy),
+        ignorable=ignorable(text, ids, offsets, spans, weigher.policy),
     )
 
 

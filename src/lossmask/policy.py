@@ -148,6 +148,20 @@ class Policy:
         """
         return cls.from_mapping(read_yaml(path))
 
+    @classmethod
+    def from_axolotl(cls, config: Mapping[str, Any]) -> Policy:
+        """Build the policy that an Axolotl configuration asks for.
+
+        Args:
+            config: Axolotl's YAML file as a mapping, or one of its ``datasets``.
+
+        Raises:
+            PolicyError: It asks for something about the loss that a policy cannot say.
+        """
+        from lossmask.compat.axolotl_policy import policy_keywords_from_axolotl
+
+        return cls(**policy_keywords_from_axolotl(config))
+
     def to_mapping(self) -> dict[str, Any]:
         """Return the policy as plain data, for manifests."""
         return asdict(self)

@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lossmask.confinement import Limits
-from lossmask.data_files import check_files, in_chunks, read_rows
+from lossmask.data_files import check_files, fingerprint_of, in_chunks, read_rows, total_bytes
 from lossmask.encoded_rows import Counts, EncodedRows
 from lossmask.encoder import Encoder
 from lossmask.errors import InputError, PreparedDataError
+from lossmask.layout import Layout
 from lossmask.policy import Policy
 from lossmask.setting import Proving
 from lossmask.worker import Chunk, Progress
@@ -53,6 +54,7 @@ class EncoderSource:
     chat_template: str | None = None
     stop_tokens: tuple[str, ...] = ()
     template_variables: tuple[tuple[str, Any], ...] = ()
+    layout: Layout = field(default_factory=Layout)
     proof: Proving = "template"
 
     def load(self) -> Encoder:
@@ -63,6 +65,7 @@ class EncoderSource:
             chat_template=self.chat_template,
             stop_tokens=self.stop_tokens,
             template_variables=dict(self.template_variables),
+            layout=self.layout,
             proof=self.proof,
         )
 
@@ -82,7 +85,7 @@ def prepare(
     Starts processes, so a script calls it under ``if __name__ == "__main__":``.
 
     Args:
-        paths: JSON Lines files of ``{"messages": [...], "tools": [...]}``.
+        paths: Data files, in any format that ``data_files`` and ``formats`` read.
         source: Tokenizer, template and policy.
         output: Folder to write; created. A run that was killed is continued.
         workers: Processes; the result is the same for any number.
@@ -94,7 +97,7 @@ def prepare(
         Counts with ``rows_in == rows_kept + rows_rejected``.
 
     Raises:
-        InputError: A file is missing or not JSON Lines, or there is no row.
+        InputError: A file is missing or no data, or there is no row.
         PreparedDataError: The folder holds something else.
         TemplateError: The first rows all reach the limits; nothing is written.
     """
@@ -105,7 +108,7 @@ def prepare(
         fingerprint = _fingerprint(paths, encoder, limits)
         state = _state(output, fingerprint, overwrite)
         if isinstance(state, Counts):
-            progress(sum(path.stat().st_size for path in paths))
+            progress(total_bytes(paths) or 0)
             return state
         if state == "new":
             _check_rows(paths)
@@ -132,7 +135,7 @@ def _chunks_left(
     for number, rows in enumerate(in_chunks(read_rows(paths), ROWS_PER_SHARD)):
         if finished := _counts_of(output, number):
             counts.add(finished)
-            progress(sum(len(raw.data) + 1 for raw in rows))
+            progress(sum(raw.size for raw in rows))
         else:
             yield Chunk(number, rows, EncodedRows())
 
@@ -248,6 +251,7 @@ def _finish(
         "chat_template": encoder.chat_template(),
         "chat_template_sha256": _sha256(encoder.chat_template().encode()),
         "policy": encoder.policy.to_mapping(),
+        "layout": encoder.layout.to_mapping(),
         "limits": asdict(limits),
         "versions": {name: version(name) for name in ("lossmask", "transformers", "tokenizers")},
     }
@@ -281,17 +285,9 @@ def _fingerprint(paths: Sequence[Path], encoder: Encoder, limits: Limits) -> str
     parts = [encoder.fingerprint(), version("lossmask"), str(FORMAT), str(ROWS_PER_SHARD)]
     parts.append(str(limits))
     for path in paths:
-        parts.append(_sha256_of_file(path))
+        parts.append(fingerprint_of(path))
     return _sha256("\n".join(parts).encode())
 
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _sha256_of_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

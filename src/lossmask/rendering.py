@@ -130,12 +130,7 @@ class ChatTemplate:
         self.trace_tools = trace_tools
         self._compiled: dict[str, tuple[TracingEnvironment, Any]] = {}
         if chat_template is None and not tokenizer.chat_template:
-            raise TemplateError(
-                f"the tokenizer {tokenizer.name_or_path!r} has no chat template: pass one with "
-                "chat_template= (--chat-template FILE), or use the tokenizer of the "
-                "instruction-tuned model",
-                reason="no_chat_template",
-            )
+            raise no_chat_template(f"the tokenizer {tokenizer.name_or_path!r}")
         _check_syntax(self.source())
 
     def source(self, tools: Sequence[Any] | None = None) -> str:
@@ -284,6 +279,41 @@ class ChatTemplate:
             compiled = self._compiled.get(self.source(tools))
             return None if compiled is None else compiled[0].current_message
         return None
+
+
+class NoTemplate:
+    """In the place of a chat template where rows of text or ids are encoded only."""
+
+    given: str | None = None
+
+    def source(self, tools: Sequence[Any] | None = None) -> str:
+        """Return nothing."""
+        return ""
+
+    def render_text(self, messages: Sequence[Message], **options: Any) -> str:
+        """Raise.
+
+        Raises:
+            TemplateError: Always.
+        """
+        raise no_chat_template("the tokenizer")
+
+    def render(self, messages: Sequence[Message], **options: Any) -> Rendering:
+        """Raise.
+
+        Raises:
+            TemplateError: Always.
+        """
+        raise no_chat_template("the tokenizer")
+
+
+def no_chat_template(owner: str) -> TemplateError:
+    """Return the error for messages without a template to render them."""
+    return TemplateError(
+        f"{owner} has no chat template: pass one with chat_template= (--chat-template FILE, or the "
+        "name of a style such as alpaca), or use the tokenizer of the instruction-tuned model",
+        reason="no_chat_template",
+    )
 
 
 def _check_syntax(source: str) -> None:

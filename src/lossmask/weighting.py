@@ -23,6 +23,7 @@ import numpy.typing as npt
 from lossmask.completions import Turn
 from lossmask.conversation import Conversation
 from lossmask.errors import ParityError
+from lossmask.example import Span
 from lossmask.message_weights import WeightedRange
 from lossmask.parts import parts_of, think_blocks
 from lossmask.policy import PARTS, Policy
@@ -178,33 +179,33 @@ def first_visible(text: str, offsets: Offsets) -> npt.NDArray[np.intp]:
 
 
 def ignorable(
-    base: TokenizedTurn, turns: Sequence[TokenizedTurn], policy: Policy
+    text: str, ids: Ids, offsets: Offsets, spans: Sequence[Span], policy: Policy
 ) -> npt.NDArray[np.bool_] | None:
     """Return which tokens of an example the policy leaves out by chance, None if it names none.
 
     Args:
-        base: Gives the example its text.
-        turns: Those in the loss.
+        text: Of the example.
+        ids: int32 (n,).
+        offsets: int32 (n, 2).
+        spans: What is in the loss; texts to ignore count there.
         policy: ``ignore`` names ids and texts.
     """
     if not policy.ignore:
         return None
-    tokens = base.tokens
-    ids = [item for item in policy.ignore if isinstance(item, int)]
-    found = np.isin(tokens.ids, ids)
+    found = np.isin(ids, [item for item in policy.ignore if isinstance(item, int)])
     texts = [item for item in policy.ignore if isinstance(item, str)]
-    for start, stop in _occurrences(turns, texts):
-        starts, ends = tokens.offsets[:, 0], tokens.offsets[:, 1]
-        found |= (starts >= start) & (ends <= stop) & (ends > start)
+    for start, stop in _occurrences(text, spans, texts):
+        found |= (offsets[:, 0] >= start) & (offsets[:, 1] <= stop) & (offsets[:, 1] > start)
     return found
 
 
-def _occurrences(turns: Sequence[TokenizedTurn], texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Yield where texts stand in completions; white space before them counts with them."""
-    pattern = re.compile("|".join(rf"\s*{re.escape(text)}" for text in texts) or "(?!)")
-    for turn in turns:
-        text = turn.turn.text
-        for match in pattern.finditer(text, turn.start, turn.turn.completion_end):
+def _occurrences(
+    text: str, spans: Sequence[Span], texts: Sequence[str]
+) -> Iterator[tuple[int, int]]:
+    """Yield where texts stand in what is in the loss; white space before them counts with them."""
+    pattern = re.compile("|".join(rf"\s*{re.escape(each)}" for each in texts) or "(?!)")
+    for span in spans:
+        for match in pattern.finditer(text, span.start, span.end):
             yield match.start(), match.end()
 
 

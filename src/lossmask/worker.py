@@ -80,7 +80,7 @@ class Chunk(Generic[R]):
     def report(self, done: int, progress: Progress) -> None:
         """Report the rows that became done since the last time."""
         if done > self.reported:
-            progress(sum(len(raw.data) + 1 for raw in self.rows[self.reported : done]))
+            progress(sum(raw.size for raw in self.rows[self.reported : done]))
             self.reported = done
 
 

@@ -1,0 +1,101 @@
+"""A row of data as it was read: its bytes, and its place.
+
+In: what a reader found. Out: a :class:`RawRow`, cheap to hand to another process, which parses it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lossmask.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a reader of one file yields.
+
+    Attributes:
+        number: 1-based number of the line that it begins at, or of the record.
+        data: JSON, as written or as made from the record.
+        size: Bytes of the file that it takes up, None where that cannot be known.
+        problem: Why it cannot be read, where its data does not tell; empty otherwise.
+    """
+
+    number: int
+    data: bytes
+    size: int | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    """One row of a file or data set.
+
+    Attributes:
+        file: The path as given.
+        line: 1-based line number; of a record that is no line of a text file: its 1-based number.
+        row: 0-based number over all files, blank lines not counted.
+        data: The row as JSON; of JSON Lines the line's bytes, without the newline.
+        is_record: Whether ``line`` is the number of a record.
+        size: Bytes of the input that the row takes up; those of ``data`` and a newline where that
+            is not known.
+        problem: Why the row cannot be read, where ``data`` does not tell; empty otherwise.
+    """
+
+    file: str
+    line: int
+    row: int
+    data: bytes
+    is_record: bool = False
+    size: int = -1
+    problem: str = ""
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            object.__setattr__(self, "size", len(self.data) + 1)
+
+    @property
+    def place(self) -> str:
+        """``file:line``, as editors and terminals understand it, or ``file#record``."""
+        return f"{self.file}{'#' if self.is_record else ':'}{self.line}"
+
+    def parse(self) -> Mapping[str, Any]:
+        """Parse the row.
+
+        Raises:
+            InputError: It could not be read, is not UTF-8, not JSON, or not an object.
+        """
+        if self.problem:
+            raise InputError(self.problem, reason="broken_row")
+        try:
+            value = json.loads(self.data.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise InputError(f"not UTF-8: {error}", reason="broken_json") from error
+        except RecursionError as error:
+            raise InputError("JSON nested too deeply", reason="broken_json") from error
+        except ValueError as error:
+            raise InputError(f"not JSON: {error}", reason="broken_json") from error
+        if not isinstance(value, dict):
+            raise InputError(
+                f"expected an object with the key 'messages', got {type(value).__name__}",
+                reason="broken_json",
+            )
+        return value
+
+
+def json_bytes(value: object) -> bytes:
+    """Write a value as JSON in UTF-8.
+
+    Raises:
+        TypeError: It holds something that is not JSON.
+        ValueError: It holds itself.
+        RecursionError: It is nested too deeply.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:  # half a character can only be written as an escape
+        return json.dumps(value, separators=(",", ":")).encode("ascii")
