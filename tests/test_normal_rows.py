@@ -21,16 +21,16 @@ def bare() -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def encode(row: Any, policy: Policy | None = None, **layout: Any) -> Example:
-    encoder = Encoder.from_pretrained(DEMO_MODEL, policy, layout=Layout(**layout))
+def encode(row: Any, policy: Policy | None = None, layout: Layout | None = None) -> Example:
+    encoder = Encoder.from_pretrained(DEMO_MODEL, policy, layout=layout)
     outcome = encoder.encode_row(row)
     assert outcome.rejection is None, outcome.rejection
     [example] = outcome.examples
     return example
 
 
-def rejection(row: Any, **layout: Any) -> tuple[str, str]:
-    encoder = Encoder.from_pretrained(DEMO_MODEL, layout=Layout(**layout))
+def rejection(row: Any, layout: Layout | None = None) -> tuple[str, str]:
+    encoder = Encoder.from_pretrained(DEMO_MODEL, layout=layout)
     outcome = encoder.encode_row(row)
     assert outcome.rejection is not None
     return outcome.rejection.reason, outcome.rejection.detail
@@ -52,12 +52,12 @@ def test_a_completion_ends_with_a_stop_token() -> None:
 
 def test_markers_cut_text() -> None:
     text = "### Human: Q0\n### Assistant: A1<|im_end|>\n### Human: Q2\n### Assistant: A3"
-    markers = {"response_template": "### Assistant:", "instruction_template": "### Human:"}
-    assert encode({"text": text}, **markers).supervised_text == [
+    markers = Layout(response_template="### Assistant:", instruction_template="### Human:")
+    assert encode({"text": text}, layout=markers).supervised_text == [
         " A1<|im_end|>\n",
         " A3<|im_end|>",
     ]
-    assert rejection({"text": "no marker"}, **markers)[0] == "marker_absent"
+    assert rejection({"text": "no marker"}, markers)[0] == "marker_absent"
 
 
 def test_ids_are_taken_as_they_are() -> None:

@@ -376,10 +376,10 @@ def test_arrays_have_the_documented_types(tokenizer: PreTrainedTokenizerBase) ->
 def test_encode_batch_gives_one_outcome_per_row(tokenizer: PreTrainedTokenizerBase) -> None:
     encoder = Encoder(tokenizer)
     good: dict[str, Any] = {"messages": [user("a"), assistant("b")]}
-    outcomes = encoder.encode_batch([good, {"text": "x"}, {"messages": []}])
+    outcomes = encoder.encode_batch([good, {"txt": "x"}, {"messages": []}])
     assert [bool(outcome.examples) for outcome in outcomes] == [True, False, False]
     assert [outcome.rejection and outcome.rejection.reason for outcome in outcomes] == [
         None,
-        "missing_key",
+        "unknown_format",
         "empty_conversation",
     ]

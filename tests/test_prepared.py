@@ -122,12 +122,15 @@ def test_items_cannot_be_written_to(tmp_path: Path) -> None:
 
 def test_the_columns_take_16_bytes_a_token_and_keep_no_arrow_memory(tmp_path: Path) -> None:
     write_prepared(tmp_path, [tiny_examples(40), tiny_examples(30)])
-    before = pa.total_allocated_bytes()
-    data = load_prepared(tmp_path)
+    grown = []
+    for _ in range(3):  # what earlier tests left behind may come and go
+        before = pa.total_allocated_bytes()
+        data = load_prepared(tmp_path)
+        grown.append(pa.total_allocated_bytes() - before)
     columns = [values for block in data.blocks for values in block.columns.values()]
     assert sum(values.nbytes for values in columns) == 16 * data.manifest["tokens"]
     assert all(values.base is None for values in columns)
-    assert pa.total_allocated_bytes() - before <= 64 * len(data)  # the rows, in Arrow's granules
+    assert min(grown) <= 64 * len(data)  # the rows, in Arrow's granules
 
 
 def test_importing_this_module_imports_no_torch() -> None:

@@ -201,12 +201,16 @@ DATA = [
     ),
     Mutant(
         "data: messages that are not to be trained are",
-        returns(conversation, "_weight", lambda *_: 1.0),
+        returns(conversation, "read_weight", lambda *_: None),
         "wrong",
     ),
     Mutant(
         "data: the last message is never trained",
-        returns(turns, "_trained", lambda trained, *_: trained[:-1] or trained),
+        returns(
+            pipeline,
+            "trained_messages",
+            lambda trained, *_: dict(list(trained.items())[:-1]) or trained,
+        ),
         "wrong",
     ),
     Mutant(

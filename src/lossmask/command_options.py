@@ -127,6 +127,7 @@ def encoder_source(
     template_var: list[str] | None,
     layout: list[str] | None,
     policy: list[str] | None,
+    special_tokens: bool = False,
     **flags: str | None,
 ) -> EncoderSource:
     """Put the options of a data command together.
@@ -142,6 +143,7 @@ def encoder_source(
         tuple(stop or []),
         variables,
         read_layout(layout or []),
+        special_tokens,
     )
 
 

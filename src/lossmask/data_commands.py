@@ -33,9 +33,18 @@ from lossmask.command_options import (
 )
 from lossmask.confinement import Limits
 from lossmask.data_files import check_files, read_row, total_bytes
+from lossmask.encoder import load_tokenizer
 from lossmask.formats import to_normal
+from lossmask.instruction_styles import cost_of, is_style
 from lossmask.preparing import prepare
-from lossmask.terminal import has_colour, progress_bar, show_example, show_rejection, summary
+from lossmask.terminal import (
+    has_colour,
+    progress_bar,
+    show_cost,
+    show_example,
+    show_rejection,
+    summary,
+)
 from lossmask.workers import encode_apart
 
 
@@ -48,6 +57,14 @@ def prepare_command(
     chat_template: TemplateOption = None,
     stop: StopOption = None,
     template_var: VariableOption = None,
+    special_tokens: Annotated[
+        bool,
+        typer.Option(
+            "--special-tokens",
+            help="Make tokens of the headers of the style that --template names; the tokenizer is "
+            "saved in the output, and `train` gives them embeddings.",
+        ),
+    ] = False,
     layout: LayoutOption = None,
     policy: PolicyOption = None,
     train_on: TrainOnOption = None,
@@ -76,6 +93,7 @@ def prepare_command(
         stop=stop,
         template_var=template_var,
         layout=layout,
+        special_tokens=special_tokens,
         policy=policy,
         train_on=train_on,
         history=history,
@@ -83,6 +101,8 @@ def prepare_command(
         control_tokens=control_tokens,
         append_stop=append_stop,
     )
+    if special_tokens and is_style(str(chat_template)):
+        Console().print(show_cost(cost_of(load_tokenizer(tokenizer), str(chat_template))))
     check_files(data)
     total = total_bytes(data)
     with progress_bar(TransferSpeedColumn()) as progress:

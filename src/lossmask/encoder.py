@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from lossmask.added_tokens import with_headers
 from lossmask.errors import (
     LossmaskError,
     PolicyError,
@@ -20,7 +21,13 @@ from lossmask.errors import (
 )
 from lossmask.example import Example
 from lossmask.formats import to_normal
-from lossmask.instruction_styles import input_separator, is_style, stop_token_of, style_template
+from lossmask.instruction_styles import (
+    STYLES,
+    input_separator,
+    is_style,
+    stop_token_of,
+    style_template,
+)
 from lossmask.layout import Layout
 from lossmask.normal_rows import encode_normal
 from lossmask.outcome import Outcome, Rejection
@@ -88,6 +95,7 @@ class Encoder:
         self.policy = policy or Policy()
         style = str(chat_template) if is_style(str(chat_template)) else None
         self.layout = _layout_of(layout or Layout(), style)
+        self.added_pieces: dict[str, list[int]] = {}
         own_stop = None if style is None else stop_token_of(style)
         self._tokenizer: PreTrainedTokenizerBase | None = tokenizer
         self._setting = Setting(
@@ -109,20 +117,31 @@ class Encoder:
         stop_tokens: Sequence[str | int] = (),
         template_variables: Mapping[str, Any] | None = None,
         layout: Layout | None = None,
+        special_tokens: bool = False,
         proof: Proving = "template",
     ) -> Encoder:
         """Load tokenizer and stop tokens from a folder or hub id.
 
         The stop tokens are the tokenizer's eos, those of ``generation_config.json`` where there is
-        one, and the ones given.
+        one, and the ones given. With ``special_tokens`` the headers of the style that
+        ``chat_template`` names become tokens of the tokenizer (``added_pieces`` says which).
 
         Raises:
+            PolicyError: ``special_tokens`` without a style.
             TokenizerError: Nothing loadable there.
             TemplateError: The tokenizer has no chat template and none is given.
         """
         tokenizer = load_tokenizer(path)
         stops = [*generation_stop_ids(path), *stop_tokens]
-        return cls(
+        pieces: dict[str, list[int]] = {}
+        if special_tokens:
+            if not is_style(str(chat_template)):
+                raise PolicyError(
+                    f"special_tokens makes tokens of a style's headers; {chat_template!r} is none; "
+                    f"{nearest(str(chat_template), STYLES)}"
+                )
+            tokenizer, pieces = with_headers(tokenizer, str(chat_template))
+        encoder = cls(
             tokenizer,
             policy,
             chat_template=chat_template,
@@ -131,6 +150,8 @@ class Encoder:
             layout=layout,
             proof=proof,
         )
+        encoder.added_pieces = pieces
+        return encoder
 
     @classmethod
     def from_renderer(
@@ -157,7 +178,7 @@ class Encoder:
         """
         encoder = cls.__new__(cls)
         encoder._tokenizer, encoder.policy = tokenizer, policy or Policy()
-        encoder.layout = Layout()
+        encoder.layout, encoder.added_pieces = Layout(), {}
         encoder._setting = renderer_setting(
             renderer,
             encoder.policy,

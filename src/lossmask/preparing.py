@@ -5,6 +5,7 @@
     OUT/part-00000.parquet   examples of input rows 0..999, columns: row, input_ids, labels,
                              loss_weights, message_index
     OUT/part-00001.parquet   …
+    OUT/tokenizer            only if tokens were added to it
     OUT/rejected.jsonl       every row that was not kept: place, reason, the row itself
     OUT/manifest.json        written last: counts, tokenizer, template, policy, fingerprint
 
@@ -43,6 +44,7 @@ __all__ = ["Counts", "EncoderSource", "prepare"]
 FORMAT = 1
 ROWS_PER_SHARD = 1000
 _UNFINISHED = "unfinished"
+_TOKENIZER = "tokenizer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class EncoderSource:
     stop_tokens: tuple[str, ...] = ()
     template_variables: tuple[tuple[str, Any], ...] = ()
     layout: Layout = field(default_factory=Layout)
+    special_tokens: bool = False
     proof: Proving = "template"
 
     def load(self) -> Encoder:
@@ -66,6 +69,7 @@ class EncoderSource:
             stop_tokens=self.stop_tokens,
             template_variables=dict(self.template_variables),
             layout=self.layout,
+            special_tokens=self.special_tokens,
             proof=self.proof,
         )
 
@@ -205,7 +209,14 @@ def _is_ours(name: str) -> bool:
     return name in _OURS or fnmatch(name, "part-*.parquet") or fnmatch(name, "part-*.tmp")
 
 
-_OURS = ("manifest.json", "manifest.tmp", "rejected.jsonl", "rejected.tmp", _UNFINISHED)
+_OURS = (
+    "manifest.json",
+    "manifest.tmp",
+    "rejected.jsonl",
+    "rejected.tmp",
+    _UNFINISHED,
+    _TOKENIZER,
+)
 
 
 def _claim(output: Path, fingerprint: str) -> None:
@@ -215,7 +226,8 @@ def _claim(output: Path, fingerprint: str) -> None:
     for path in output.iterdir():
         if _is_ours(path.name) and path.is_file():
             path.unlink()
-    shutil.rmtree(output / _UNFINISHED, ignore_errors=True)
+    for folder in (_UNFINISHED, _TOKENIZER):
+        shutil.rmtree(output / folder, ignore_errors=True)
     (output / _UNFINISHED).mkdir()
     _write(output / _UNFINISHED / "fingerprint", fingerprint.encode())
 
@@ -247,7 +259,7 @@ def _finish(
         **counts.to_mapping(),
         "shards": shards,
         "data": [str(path) for path in paths],
-        "tokenizer": _describe_tokenizer(encoder, source),
+        "tokenizer": _describe_tokenizer(encoder, source, output),
         "chat_template": encoder.chat_template(),
         "chat_template_sha256": _sha256(encoder.chat_template().encode()),
         "policy": encoder.policy.to_mapping(),
@@ -269,9 +281,15 @@ def _json_line(record: dict[str, Any]) -> str:
     return text + "\n"
 
 
-def _describe_tokenizer(encoder: Encoder, source: EncoderSource) -> dict[str, Any]:
+def _describe_tokenizer(encoder: Encoder, source: EncoderSource, output: Path) -> dict[str, Any]:
     local = Path(source.tokenizer).expanduser()
-    return {
+    added: dict[str, Any] = {}
+    if encoder.added_pieces:
+        local = output / _TOKENIZER
+        encoder.tokenizer.save_pretrained(str(local))
+        ids = encoder.tokenizer.convert_tokens_to_ids
+        added["added"] = {str(ids(text)): each for text, each in encoder.added_pieces.items()}
+    return added | {
         "path": str(local.resolve()) if local.exists() else source.tokenizer,
         "vocab_size": len(encoder.tokenizer),
         "eos_token_id": encoder.tokenizer.eos_token_id,

@@ -30,6 +30,7 @@ from rich.text import Text
 from lossmask.data_files import RawRow
 from lossmask.example import Example, Span
 from lossmask.explanations import FINDINGS
+from lossmask.instruction_styles import StyleCost
 from lossmask.outcome import Rejection
 from lossmask.preparing import Counts
 
@@ -149,6 +150,17 @@ def _turn_table(example: Example, messages: Sequence[Any]) -> Table:
 def _shortened(text: str, width: int = 60) -> str:
     shown = visible(text)
     return shown if len(shown) <= width else f"{shown[: width // 2]} … {shown[-width // 2 :]}"
+
+
+def show_cost(cost: StyleCost) -> RenderableType:
+    """Say what making tokens of a style's headers costs."""
+    listed = ", ".join(map(visible, cost.new_tokens)) or "none"
+    return Text(
+        f"special tokens added: {listed}; {cost.new_rows} new rows in the embedding, which begin "
+        "as the mean of what they replace and have to be trained; an exchange is "
+        f"{cost.saved_per_exchange} tokens shorter ({cost.tokens_per_exchange} to "
+        f"{cost.tokens_per_exchange_after}, two words of text left out)"
+    )
 
 
 def show_rejection(raw: RawRow, rejection: Rejection) -> RenderableType:

@@ -32,6 +32,7 @@ from transformers import (
     set_seed,
 )
 
+from lossmask.added_tokens import grow_embeddings, lora_modules_of_added
 from lossmask.collate import PaddedCollator
 from lossmask.errors import InputError, PolicyError, PreparedDataError
 from lossmask.example import IGNORE_INDEX
@@ -178,6 +179,12 @@ def train(
     )
     set_seed(seed)
     network = _load_model(model, dtype or ("auto" if lora else "float32"))
+    if isinstance(data, PreparedData) and (added := data.tokenizer.get("added")):
+        pieces = {int(token): replaced for token, replaced in added.items()}
+        grow_embeddings(network, data.tokenizer["vocab_size"], pieces)
+        if lora is not None:
+            modules = lora_modules_of_added(network, lora.modules_to_save)
+            lora = dataclasses.replace(lora, modules_to_save=modules)
     _check_fits(data, network)
     if eval_data is not None and not eval_share:
         _check_fits(eval_data, network)
@@ -202,7 +209,10 @@ def train(
         callbacks=callbacks,
         stop_ids=known_stops if stop_ids is None else stop_ids,
     )
-    result = _run(trainer, Path(output_dir), checkpoint)
+    with warnings.catch_warnings():
+        # what PEFT does of itself where tokens were added: the embedding is saved, as it has to be
+        warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True`", UserWarning)
+        result = _run(trainer, Path(output_dir), checkpoint)
     if trainer.args.should_save:
         save_for_inference(network, own, Path(output_dir))
     return result
@@ -347,6 +357,7 @@ def _with_adapters(model: PreTrainedModel, lora: LoraSettings) -> nn.Module:
         lora_dropout=lora.dropout,
         target_modules=modules if isinstance(modules, str) else list(modules),
         modules_to_save=list(lora.modules_to_save) or None,
+        ensure_weight_tying=bool(lora.modules_to_save) and model.config.tie_word_embeddings,
     )
     with warnings.catch_warnings():
         # PEFT 0.21 asks transformers 5.23 under a name that will go in version 6
