@@ -13,7 +13,7 @@ Result = tuple[str, str, Case]
 
 _HEAD = """# Published templates and tokenizers
 
-Written by `python benchmarks/parity.py --write docs/templates.md`.
+Written by `python benchmarks/parity.py --write docs/templates.md`; CI holds it against a new run.
 Every template meets every conversation of `tests/scenarios.py`, messages that hold the template's
 own literals included, and the corpus' hand-written traps, under `Policy(control_tokens="escape")`.
 It is held against inference by `tests/parity.py`, which asks transformers and the tokenizer alone.

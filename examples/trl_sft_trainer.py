@@ -1,9 +1,9 @@
-r"""``SFTTrainer`` of TRL on a prepared folder, and on a data set mapped in memory.
+r"""``SFTTrainer`` of TRL: on a data set mapped in memory, and on a prepared folder.
 
 TRL trains rows that have ``input_ids`` and ``labels`` as they are. Know of it (TRL 1.16) that
 
-* ``max_length`` is 1024 unless given: longer rows are cut, and left out if no label remains. None
-  and ``skip_prepare_dataset`` switch that off;
+* ``max_length`` is 1024 unless given: longer rows are cut, and left out where no label remains.
+  None switches that off, ``skip_prepare_dataset`` all of the preparation;
 * ``formatting_func=`` returns text, all of which is trained: map the rows to examples instead;
 * it knows no weights: every token with a label weighs 1, so other weights are refused here.
 """
@@ -12,6 +12,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
@@ -22,39 +23,47 @@ from lossmask.embedded import DEMO_CONVERSATIONS, DEMO_MODEL
 from lossmask.preparing import EncoderSource, prepare
 from lossmask.supervised_loss import supervised_loss
 
-EOS = 2
+encoder = Encoder.from_pretrained(DEMO_MODEL)
+tokenizer = encoder.tokenizer
+tokenizer.pad_token = tokenizer.eos_token  # the classic hazard
+collate = PaddedCollator(tokenizer.eos_token_id)
 
 
-def train(name: str, examples: Dataset, collator: PaddedCollator | None, **options: object) -> None:
-    """Train a few steps, and hold what the model is given against the examples."""
+def train(name: str, examples: Dataset, folder: Path, collator=None, **options) -> None:
+    """Train for an epoch, and hold what the model was given against the examples."""
     assert all(set(weights) <= {0, 1} for weights in examples["loss_weights"])
-    ours = {tuple(example["input_ids"]): example["labels"] for example in examples}
-    model = AutoModelForCausalLM.from_pretrained(DEMO_MODEL)
-    given = []
+    options |= {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no"}
+    options |= {"per_device_train_batch_size": 8, "num_train_epochs": 1, "logging_steps": 1}
+    settings = SFTConfig(str(folder), learning_rate=1e-3, **options)
+    model, given = AutoModelForCausalLM.from_pretrained(DEMO_MODEL), []
     model.register_forward_pre_hook(lambda _, args, batch: given.append(batch), with_kwargs=True)
-    tokenizer = Encoder.from_pretrained(DEMO_MODEL).tokenizer
-    tokenizer.pad_token = tokenizer.eos_token  # the classic hazard
-    settings = SFTConfig(
-        "unused", per_device_train_batch_size=8, max_steps=5, logging_steps=1, learning_rate=1e-3,
-        use_cpu=True, bf16=False, report_to="none", save_strategy="no", **options,
-    )  # fmt: skip
     trainer = SFTTrainer(
         model, settings, collator, train_dataset=examples, processing_class=tokenizer
     )
     trainer.train()
-    rows = ends = 0
+    ours, expected = {tuple(example["input_ids"]): example for example in examples}, []
     for batch in given:
-        for ids, mask, labels in zip(
-            batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
-        ):
-            size = int(mask.sum())
-            assert labels[:size].tolist() == ours[tuple(ids[:size].tolist())]
-            assert set(labels[size:].tolist()) <= {-100}
-            rows, ends = rows + 1, ends + int((labels == EOS).sum())
-    first = {**given[0], "loss_weights": (given[0]["labels"] != -100).float()}
-    fields = ("input_ids", "attention_mask", "labels", "loss_weights")
-    fresh = AutoModelForCausalLM.from_pretrained(DEMO_MODEL)
-    expected = supervised_loss(fresh, {name: first[name] for name in fields}).item()
+        sizes = batch["attention_mask"].sum(dim=1)
+        fed = [tuple(ids[:n].tolist()) for ids, n in zip(batch["input_ids"], sizes, strict=True)]
+        expected.append(collate([ours.pop(ids) for ids in fed]))
+        assert all(torch.equal(batch[key], expected[-1][key]) for key in ("input_ids", "labels"))
+    assert not ours  # each row was fed, once
     losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
-    assert abs(losses[0] - expected) < 1e-5
-    print(f"{name}: {rows} rows, {ends} ends of turn in the loss, {losses[0]:.2f} ->", losses[-1])
+    untrained = AutoModelForCausalLM.from_pretrained(DEMO_MODEL)
+    assert abs(losses[0] - supervised_loss(untrained, expected[0]).item()) < 1e-5
+    ends = sum(int((batch["labels"] == tokenizer.eos_token_id).sum()) for batch in given)
+    print(f"{name}: {ends} ends of turn in the loss, {losses[0]:.2f} -> {losses[-1]:.2f}")
+
+
+if __name__ == "__main__":  # `prepare` starts processes
+    folder = Path(tempfile.mkdtemp())
+    prepare([DEMO_CONVERSATIONS], EncoderSource(str(DEMO_MODEL)), folder / "prepared")
+    shards = sorted(folder.glob("prepared/*.parquet"))
+    prepared = Dataset.from_parquet([str(shard) for shard in shards])
+    lines = DEMO_CONVERSATIONS.read_text(encoding="utf-8").splitlines()[:40]
+    rows = Dataset.from_list([json.loads(line) for line in lines])
+    mapped = rows.map(encoder.map_batch, batched=True, remove_columns=rows.column_names)
+    train("mapped, TRL's collator", mapped, folder, max_length=None)
+    train("mapped, our collator", mapped, folder, collate, max_length=None)
+    unprepared = {"dataset_kwargs": {"skip_prepare_dataset": True}}
+    train("prepared folder", prepared.select(range(40)), folder, **unprepared)

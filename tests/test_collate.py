@@ -113,3 +113,11 @@ def test_examples_that_cannot_be_stacked_are_refused(examples: list[Any], messag
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(PolicyError, match=message):
         PaddedCollator(**settings)
+
+
+def test_without_weights_a_weight_that_would_be_lost_is_refused() -> None:
+    collate = PaddedCollator(pad_token_id=0, keeps_weights=False)
+    example = {"input_ids": [7, 8, 2], "labels": [-100, 8, 2]}
+    assert sorted(collate([example])) == ["attention_mask", "input_ids", "labels"]
+    with pytest.raises(PreparedDataError, match=r"a token has the loss weight 0\.5"):
+        collate([example | {"loss_weights": [0, 1, 0.5]}])

@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 import pytest
 
-from lossmask import Encoder, InputError, PolicyError
+from lossmask import Encoder, InputError, Policy, PolicyError
 from lossmask.datasets_mapping import map_batch
 from lossmask.embedded import DEMO_MODEL
 from tests.fixture_templates import FIXTURE_TEMPLATES
@@ -114,3 +114,14 @@ def test_filled_nulls_are_not_seen_and_others_are() -> None:
     assert '{"city": null}' in expected[0][0].text
     for found, [example] in zip(mapped, expected, strict=True):
         assert found["input_ids"] == example.input_ids.tolist()
+
+
+def test_tokens_to_ignore_go_along_and_ask_for_indices() -> None:
+    encoder = Encoder.from_pretrained(DEMO_MODEL, Policy(ignore=("no",)))
+    batch = {"messages": [[user("Q"), assistant("yes no")]]}
+    with pytest.raises(PolicyError, match="call map with with_indices=True"):
+        encoder.map_batch(batch)
+    columns = encoder.map_batch(batch, [7])
+    assert columns["index"] == [7]
+    [ignorable], [ids] = columns["ignorable"], columns["input_ids"]
+    assert encoder.tokenizer.decode(ids[ignorable]) == " no"

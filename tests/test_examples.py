@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
-
 FIGURES = {
     "alpaca_end_of_text": r"""170 train, 10 validation, 20 test
 170 texts, 170 ends of text in the loss, 2405 paddings out of it
@@ -34,6 +32,7 @@ epoch 1: 200 answers of 290 tokens, 39 ends of turn
 epoch 2: 200 answers of 283 tokens, 40 ends of turn
 """,
 }
+EXAMPLES = [Path(__file__).parents[1] / "examples" / f"{name}.py" for name in FIGURES]
 QUICK = ("assistant_masks", "human_assistant_bos_eos", "ignore_yes_no_tokens")
 
 

@@ -52,6 +52,9 @@ class PaddedCollator:
     """Where the padding goes. With ``left`` the batch has ``position_ids`` too, so that a model
     with absolute positions sees the same positions as without padding."""
 
+    keeps_weights: bool = True
+    """Whether batches have ``loss_weights``; without them, for trainers that know none, a weight
+    other than 0 and 1 is refused."""
     ignore: IgnoreTokens | None = None
     """How tokens that are ``ignorable`` are left out; None: not at all."""
 
@@ -111,6 +114,8 @@ class PaddedCollator:
             for name, values in example.items():
                 padded[name][place, span] = values
             padded["attention_mask"][place, span] = 1
+        if not self.keeps_weights:
+            _refuse_weights(padded.pop("loss_weights"))
         if self.padding_side == "left":
             positions = padded["attention_mask"].cumsum(axis=1) - 1
             padded["position_ids"] = np.maximum(positions, 0)
@@ -134,6 +139,16 @@ def _columns(example: Mapping[str, Any], place: int) -> dict[str, npt.NDArray[An
             reason="bad_example",
         )
     return {"input_ids": ids, "labels": labels, "loss_weights": weights}
+
+
+def _refuse_weights(weights: npt.NDArray[np.float32]) -> None:
+    lost = np.unique(weights[(weights != 0) & (weights != 1)])
+    if lost.size:
+        raise PreparedDataError(
+            f"a token has the loss weight {float(lost[0])}, and this collator leaves weights out: "
+            "train with lossmask, or prepare with weights of 0 and 1.",
+            reason="weights_lost",
+        )
 
 
 def _drawn(

@@ -12,18 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lossmask.errors import ConversationError
-from lossmask.message_weights import (
-    WeightedRange,
-    read_ranges,
-    read_sample_weight,
-    read_weight,
-)
+from lossmask.message_weights import WeightedRange, read_sample_weight, read_weights
 from lossmask.rendering import Message
-from lossmask.values import kind_of, shown
+from lossmask.row_values import kind, shown
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _DEEPEST = 100  # lists and objects inside each other; recursion ends not far beyond
-_OUR_KEYS = frozenset({"train", "weight", "weights", "prefill"})  # no template sees them
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +49,8 @@ def read_conversation(
     Args:
         messages: A non-empty list of mappings with a known ``role`` and a ``content`` that is a
             string, a list of parts, or absent where there are ``tool_calls`` or reasoning.
-            ``train`` (bool) and ``weight`` (float) set the loss of one message, whatever its role;
+            ``train`` (bool) and ``weight`` (float), or another name for these (see
+            ``weight_keys``), set the loss of one message, whatever its role;
             ``weights`` that of some of its characters, ``[{"start", "end", "weight"}]`` with a
             ``path`` if it is not in the content; ``prefill`` is the beginning of an assistant's
             content that inference is given (as by ``continue_final_message``), so that the model
@@ -67,15 +62,15 @@ def read_conversation(
         ConversationError: Names the message and key, what was expected and what was found.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str):
-        raise ConversationError(f"'messages' must be a list, got {kind_of(messages)}")
+        raise ConversationError(f"'messages' must be a list, got {kind(messages)}")
     if not messages:
         raise ConversationError("'messages' is empty", reason="empty_conversation")
     checked = [_read_message(message, index) for index, message in enumerate(messages)]
     return Conversation(
-        tuple(message for message, _ in checked),
+        tuple(message for message, *_ in checked),
         _read_tools(tools),
-        tuple(weight for _, weight in checked),
-        {i: found for i, m in enumerate(messages) if (found := read_ranges(m, i))},
+        tuple(weight for _, weight, _ in checked),
+        {index: ranges for index, (*_, ranges) in enumerate(checked) if ranges},
         read_sample_weight(sample_weight),
         _prefills(messages),
     )
@@ -100,10 +95,12 @@ def _prefills(messages: Sequence[Mapping[str, Any]]) -> dict[int, str]:
     return prefills
 
 
-def _read_message(message: object, index: int) -> tuple[Message, float | None]:
+def _read_message(
+    message: object, index: int
+) -> tuple[Message, float | None, tuple[WeightedRange, ...]]:
     if not isinstance(message, Mapping):
         raise ConversationError(
-            f"expected an object with 'role' and 'content', got {kind_of(message)}",
+            f"expected an object with 'role' and 'content', got {kind(message)}",
             message_index=index,
         )
     if not all(isinstance(key, str) for key in message):
@@ -127,8 +124,9 @@ def _read_message(message: object, index: int) -> tuple[Message, float | None]:
             message_index=index,
         )
     _check_content(message, index)
-    kept = {key: value for key, value in message.items() if key not in _OUR_KEYS}
-    return kept, read_weight(message, index)
+    kept, weight, ranges = read_weights(message, index)
+    kept.pop("prefill", None)
+    return kept, weight, ranges
 
 
 def _check_content(message: Mapping[str, Any], index: int) -> None:
@@ -144,7 +142,7 @@ def _check_content(message: Mapping[str, Any], index: int) -> None:
         )
     if content is not None and not isinstance(content, (str, list)):
         raise ConversationError(
-            f"'content' must be a string or a list of parts, got {kind_of(content)}",
+            f"'content' must be a string or a list of parts, got {kind(content)}",
             message_index=index,
         )
     if message.get("function_call") is not None:
@@ -162,7 +160,7 @@ def _check_tool_calls(calls: object, index: int) -> None:
         return
     if not isinstance(calls, list):
         raise ConversationError(
-            f"'tool_calls' must be a list, got {kind_of(calls)}",
+            f"'tool_calls' must be a list, got {kind(calls)}",
             reason="bad_tool_call",
             message_index=index,
         )
@@ -172,7 +170,7 @@ def _check_tool_calls(calls: object, index: int) -> None:
         if not isinstance(name, str):
             raise ConversationError(
                 f"'tool_calls/{number}' must be an object with the name of a function, got "
-                f"{kind_of(call)}",
+                f"{kind(call)}",
                 reason="bad_tool_call",
                 message_index=index,
             )
@@ -187,7 +185,7 @@ def _read_tools(tools: object) -> tuple[dict[str, Any], ...] | None:
     if tools is None:
         return None
     if not isinstance(tools, Sequence) or not all(isinstance(tool, dict) for tool in tools):
-        raise ConversationError(f"'tools' must be a list of objects, got {kind_of(tools)}")
+        raise ConversationError(f"'tools' must be a list of objects, got {kind(tools)}")
     _check_is_json(tools)
     return tuple(tools) or None
 

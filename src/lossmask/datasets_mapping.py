@@ -47,11 +47,12 @@ def map_batch(
 
     Returns:
         ``input_ids`` and ``labels`` (int64, (n,) each) and ``loss_weights`` (float32, (n,)), one
-        of each per example; ``row`` where there are indices; ``rejection`` with ``record``.
+        of each per example; ``row`` where there are indices; ``rejection`` with ``record``; where
+        the policy names tokens to ignore ``ignorable`` and ``index``, as ``PaddedCollator`` wants.
 
     Raises:
         InputError: A row is rejected; names it.
-        PolicyError: ``on_reject`` is neither.
+        PolicyError: ``on_reject`` is neither, or there are tokens to ignore and no indices.
 
     Example:
         >>> from lossmask.embedded import DEMO_MODEL
@@ -66,6 +67,13 @@ def map_batch(
     columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
     if indices is not None:
         columns["row"] = []
+    if encoder.policy.ignore:
+        if indices is None:
+            raise PolicyError(
+                "the policy names tokens to ignore, which are drawn by the number of the row: call "
+                "map with with_indices=True"
+            )
+        columns |= {"ignorable": [], "index": []}
     if on_reject == "record":
         columns["rejection"] = []
     for number, row in enumerate(_rows(batch)):
@@ -90,6 +98,10 @@ def _append(
         columns[name].append(empty if example is None else getattr(example, name).astype(kind))
     if "row" in columns:
         columns["row"].append(index)
+    if "ignorable" in columns:
+        ignorable = None if example is None else example.ignorable
+        columns["ignorable"].append(np.empty(0, bool) if ignorable is None else ignorable)
+        columns["index"].append(index)
     if "rejection" in columns:
         columns["rejection"].append("" if rejection is None else str(rejection))
 

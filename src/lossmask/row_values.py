@@ -12,6 +12,8 @@ from lossmask.errors import ConversationError
 
 Row = dict[str, Any]
 
+_SMALLEST, _LARGEST = 1.1754944e-38, 3.4028234e38  # normal float32
+
 
 def kind(value: object) -> str:
     """Name what a value is, for messages, however long or deep it is."""
@@ -74,7 +76,7 @@ def objects(value: object, key: str) -> list[dict[str, Any]]:
 
 
 def number(value: object, key: str, message_index: int | None = None) -> float:
-    """Return a finite number as float; true and false are none.
+    """Return a number that float32 can hold as float; true and false are none.
 
     Raises:
         ConversationError: It is something else.
@@ -84,10 +86,11 @@ def number(value: object, key: str, message_index: int | None = None) -> float:
             result = float(value)
         except OverflowError:
             result = math.inf
-        if math.isfinite(result):
+        if result == 0 or _SMALLEST <= abs(result) <= _LARGEST:
             return result
     raise ConversationError(
-        f"{key!r} must be a finite number, got {kind(value)}", message_index=message_index
+        f"{key!r} must be a finite number of float32, got {kind(value)}",
+        message_index=message_index,
     )
 
 
