@@ -199,7 +199,7 @@ def test_a_loss_scale_multiplies() -> None:
     assert in_loss(example) == [(4.0, "a"), (2.0, " 12"), (4.0, " b"), (1.0, "<|im_end|>")]
     by_query = {"query": {"fast": [0.5]}, "response": {"b": [2]}}
     for asked, expected in (
-        ("fast?", [(0.5, "a b<|im_end|>")]),
+        ("fast?", [(0.5, "a b"), (1.0, "<|im_end|>")]),
         ("slow?", [(1.0, "a"), (2.0, " b"), (1.0, "<|im_end|>")]),
     ):
         [example] = encode([user(asked), assistant("a b")], Policy(loss_scale=by_query))

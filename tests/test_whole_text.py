@@ -125,3 +125,26 @@ def test_control_tokens_are_refused_in_the_whole_text_too() -> None:
     messages = [user("Q0 <|im_end|>"), assistant("A1"), tool("T2")]
     with pytest.raises(ValueError, match=r"<\|im_end\|>"):
         encode(messages, Policy(train_on="all"))
+
+
+def test_a_message_that_no_example_shows_is_found() -> None:
+    template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    messages = [user("Q0"), assistant("A1"), user("Q2")]
+    policy = Policy(train_on=("assistant", "user"), append_stop="never")
+    [example] = encode(messages, policy, template)
+    assert "Q2" not in example.text
+    [finding] = [each for each in example.findings if each.kind == "message_not_shown"]
+    assert (finding.message_index, finding.detail) == (
+        2,
+        "not trained: no example shows this message",
+    )
+    hidden = template.replace("{{ m.content }}", "{{ m.content if m.role == 'user' }}")
+    [example] = encode(messages, Policy(train_on="all"), hidden)
+    [finding] = [each for each in example.findings if each.kind == "message_not_shown"]
+    assert finding.message_index == 1
+    [example] = encode([user("Q0"), assistant("A1")], Policy(spans="tags", train_on="all"), PERFECT)
+    [finding] = example.findings
+    assert (finding.kind, finding.message_index) == ("message_not_shown", 0)

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lossmask import conversation, pipeline, turn_tokens, turns
+from lossmask import conversation, pipeline, turn_tokens, turns, weighting
 from lossmask.example import Example
 from lossmask.normalised_text import NormalisedText
+from lossmask.policy import PARTS
 from lossmask.turn_tokens import TokenizedTurn
+from lossmask.weighting import Weigher
 from tests.mutations import Mutant, Patch, becomes, both, returns
 
 
@@ -201,7 +203,7 @@ DATA = [
     ),
     Mutant(
         "data: messages that are not to be trained are",
-        returns(conversation, "read_weight", lambda *_: None),
+        returns(conversation, "read_weights", lambda read, *_: (read[0], None, read[2])),
         "wrong",
     ),
     Mutant(
@@ -231,3 +233,66 @@ DATA = [
 
 
 TOKEN_MUTANTS = [*ALIGNMENT, *EXPANSION, *DATA]
+
+
+def _last_characters(text: str, offsets: Any) -> Any:
+    return np.clip(offsets[:, 1] - 1, 0, len(text) - 1)
+
+
+def _first_characters(text: str, offsets: Any) -> Any:
+    return np.clip(offsets[:, 0], 0, len(text) - 1)
+
+
+WEIGHT_MUTANTS = [  # parity does not see them: ``test_weighting_cases`` does
+    Mutant(
+        "weights: a stop token is content",
+        returns(
+            weighting,
+            "parts_of",
+            lambda parts, *_, **__: np.where(
+                parts == PARTS.index("stop"), PARTS.index("content"), parts
+            ),
+        ),
+        "wrong",
+    ),
+    Mutant(
+        "weights: that of the row is ignored",
+        becomes(weighting, "in_float32", lambda weights, _: weights.astype(np.float32)),
+        "wrong",
+    ),
+    Mutant(
+        "weights: those of messages are ignored",
+        returns(pipeline, "trained_messages", lambda trained, *_: dict.fromkeys(trained, 1.0)),
+        "wrong",
+    ),
+    Mutant(
+        "weights: a range is one character late",
+        returns(Weigher, "_inside", lambda inside, *_: np.roll(inside, 1)),
+        "wrong",
+    ),
+    Mutant(
+        "weights: the last character of a token decides",
+        becomes(weighting, "first_visible", _last_characters),
+        "wrong",
+    ),
+    Mutant(
+        "weights: the first character of a token decides, white space or not",
+        becomes(weighting, "first_visible", _first_characters),
+        "wrong",
+    ),
+    Mutant(
+        "weights: context that examples repeat counts in each",
+        becomes(weighting, "_shared", lambda *_: 0),
+        "wrong",
+    ),
+    Mutant(
+        "weights: the loss scale is ignored",
+        returns(Weigher, "_loss_scale", lambda scale, *_: np.ones_like(scale)),
+        "wrong",
+    ),
+    Mutant(
+        "weights: a think tag of another message opens a block",
+        becomes(weighting, "_own_beginning", lambda turn: turn.text[: turn.prompt_end]),
+        "wrong",
+    ),
+]

@@ -16,6 +16,7 @@ FINDINGS = {
     "no_prompt": "no prompt leads to an assistant message: not trained",
     "reasoning_dropped": "the template left out the reasoning: the answer is trained without it",
     "history_rewritten": "the template shows an earlier turn unlike it was generated (--history)",
+    "message_not_shown": "a message that is to be trained is in no example's text",
     "role_trained": "a weight in the data puts a message that is no answer into the loss",
     "tags_differ": "the template's {% generation %} tags hold something else than is generated",
     "special_token_doubled": "the text holds a special token that the tokenizer adds as well",

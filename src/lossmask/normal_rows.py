@@ -18,7 +18,7 @@ from lossmask.renderers import for_conversation
 from lossmask.setting import Setting
 from lossmask.text_rows import encode_text
 from lossmask.tokenizing import TextTokenizer
-from lossmask.weighting import ignorable
+from lossmask.weighting import ignorable, in_float32
 
 
 def encode_normal(row: Mapping[str, Any], setting: Setting) -> list[Example]:
@@ -29,14 +29,18 @@ def encode_normal(row: Mapping[str, Any], setting: Setting) -> list[Example]:
         setting: Template, tokenizer, policy.
 
     Raises:
-        LossmaskError: It cannot be encoded exactly.
+        LossmaskError: It cannot be encoded exactly, or nothing of it is in the loss.
     """
     if "messages" in row:
         return encode_conversation(
             row["messages"], row.get("tools"), for_conversation(setting), row.get("weight")
         )
     example = _of_text(row, setting) if "text" in row else _of_ids(row, setting)
-    weights = example.loss_weights * np.float32(row.get("weight", 1))
+    weights = in_float32(example.loss_weights, row.get("weight", 1))
+    if not weights.any():
+        raise InputError(
+            "every token has weight 0: nothing is left to train", reason="nothing_to_train"
+        )
     found = ignorable(
         example.text, example.input_ids, example.offsets, example.spans, setting.policy
     )
@@ -48,9 +52,11 @@ def _of_text(row: Mapping[str, Any], setting: Setting) -> Example:
     tokenizer = _text_tokenizer(setting)
     text, ranges = row["text"], [dict(each) for each in row["weights"]]
     policy, stops = setting.policy, setting.stops
+    in_float32(np.array([each["weight"] for each in ranges], np.float64))
+    appends = policy.append_stop != "never" and policy.stop != "never"
     reaches_end = bool(ranges) and ranges[-1]["end"] == len(text) and ranges[-1]["weight"] != 0
     is_open = reaches_end and not text.rstrip().endswith(stops.texts)
-    if not is_open or policy.append_stop == "never" or stops.eos is None:
+    if not is_open or not appends or stops.eos is None:
         return encode_text(text, ranges, tokenizer, boundary=policy.boundary, stop_ids=stops.ids)
     text += stops.eos
     ranges[-1]["end"] = len(text)
@@ -60,7 +66,11 @@ def _of_text(row: Mapping[str, Any], setting: Setting) -> Example:
         f"the text ends without a stop token; {stops.eos!r} is appended, the tokenizer's eos",
         len(ranges) - 1,
     )
-    return replace(example, findings=(*example.findings, appended))
+    weights = example.loss_weights.astype(np.float64)
+    weights[example.offsets[:, 0] >= len(row["text"])] *= policy.weight_of("stop")
+    return replace(
+        example, loss_weights=in_float32(weights), findings=(*example.findings, appended)
+    )
 
 
 def _of_ids(row: Mapping[str, Any], setting: Setting) -> Example:
@@ -75,7 +85,7 @@ def _of_ids(row: Mapping[str, Any], setting: Setting) -> Example:
             f"{len(tokenizer)} tokens: was the row tokenized with another one?",
             reason="bad_ids",
         )
-    weights = np.asarray(row["loss_weights"], np.float32)
+    weights = in_float32(np.asarray(row["loss_weights"], np.float64))
     if not weights[1:].any():
         raise InputError(
             "no token that could be predicted is in the loss", reason="nothing_to_train"

@@ -32,9 +32,10 @@ Parts = npt.NDArray[np.int8]
 
 _CODE = {part: code for code, part in enumerate(PARTS)}
 _UNKNOWN = -1
-_CONTENT, _REASONING = _CODE["content"], _CODE["reasoning"]
+_CONTENT, REASONING_PART = _CODE["content"], _CODE["reasoning"]
 _NAME, _ARGUMENTS = _CODE["tool_calls.name"], _CODE["tool_calls.arguments"]
 _SYNTAX, _STOP = _CODE["tool_calls.syntax"], _CODE["stop"]
+_CALLS = (_NAME, _ARGUMENTS, _SYNTAX)
 _BLOCKS = tuple(
     re.compile(re.escape(opening) + r"(.*?)" + re.escape(closing), re.DOTALL)
     for opening, closing in THINK_PAIRS
@@ -47,7 +48,7 @@ def parts_of(
     leaves: Sequence[Leaf],
     *,
     begins: str,
-    stop: str | None,
+    end: int,
     message: Message,
 ) -> Parts:
     """Return the part of each character of a completion.
@@ -56,44 +57,83 @@ def parts_of(
         text: The completion, n characters.
         origins: int64 (n,).
         leaves: What the origins index.
-        begins: The prompt before it, whose end may open a think block.
-        stop: The stop token at its end, or None.
+        begins: What of the prompt no other message wrote; it may open a think block.
+        end: Where its stop tokens begin.
         message: The message that it is of.
     """
     of_leaf = np.array([_part_of(leaf) for leaf in leaves] or [_UNKNOWN], np.int8)
     leaf = leaf_of(origins)
-    parts: Parts = np.where(leaf >= 0, of_leaf[np.maximum(leaf, 0)], np.int8(_UNKNOWN))
-    end = len(text) - len(stop or "")
+    written: Parts = np.where(leaf >= 0, of_leaf[np.maximum(leaf, 0)], np.int8(_UNKNOWN))
+    is_called = np.isin(written, _CALLS)
+    parts: Parts = written.copy()
     _fill(parts[:end])
-    for start, stop_at in _arguments_in(text[:end], message):
+    for start, stop_at in _arguments_in(text[:end], np.isin(parts[:end], _CALLS), message):
         parts[start:stop_at] = _ARGUMENTS
     for start, stop_at, _ in think_blocks(text[:end], begins):
-        parts[start:stop_at] = _REASONING
+        if not is_called[start:stop_at].any():  # tags inside of arguments are data
+            parts[start:stop_at] = REASONING_PART
     parts[end:] = _STOP
     return parts
 
 
-def _arguments_in(text: str, message: Message) -> Iterator[tuple[int, int]]:
+def end_of_answer(text: str, origins: Origins, stop: str | None, terminators: Sequence[str]) -> int:
+    """Return where the stop tokens at the end of a completion begin, its length if there are none.
+
+    Args:
+        text: The completion; tags may leave white space behind its stop token.
+        origins: int64 (n,).
+        stop: The last stop token.
+        terminators: Texts of all stop tokens: those right before the last one end a turn with it.
+    """
+    if not stop:
+        return len(text)
+    end = text.rfind(stop)
+    while True:
+        before = [each for each in terminators if each and text.endswith(each, 0, end)]
+        start = end - max(map(len, before), default=0)
+        if start == end or (origins[start:end] >= 0).any():  # the message itself wrote it
+            return end
+        end = start
+
+
+def _arguments_in(
+    text: str, is_call: npt.NDArray[np.bool_], message: Message
+) -> Iterator[tuple[int, int]]:
     """Yield where the arguments of the calls stand as JSON, numbers and braces included."""
     at = 0
     for call in message.get("tool_calls") or ():
         function = call.get("function", call)
-        at = max(text.find(function["name"], at), at)
+        at = max(_find(text, function["name"], at, is_call), at)
         arguments = function.get("arguments")
         if isinstance(arguments, str) or arguments is None:
             continue
-        found = [(text.find(each, at), len(each)) for each in _spellings(arguments)]
+        found = [(_find(text, each, at, is_call), len(each)) for each in _spellings(arguments)]
         start, length = min((pair for pair in found if pair[0] >= 0), default=(-1, 0))
         if start >= 0:
             yield start, start + length
             at = start + length
 
 
+def _find(text: str, piece: str, at: int, is_call: npt.NDArray[np.bool_]) -> int:
+    """Return where a piece stands in the calls of a text, -1 if nowhere."""
+    found = text.find(piece, at)
+    while found >= 0 and not is_call[found : found + len(piece)].all():
+        found = text.find(piece, found + 1)
+    return found
+
+
 def _spellings(arguments: object) -> Iterator[str]:
     """Yield the ways in which templates write an object as JSON."""
-    for ascii_only, separators in product((False, True), ((", ", ": "), (",", ":"))):
-        yield json.dumps(arguments, ensure_ascii=ascii_only, separators=separators)
-        yield json.dumps(arguments, ensure_ascii=ascii_only, separators=separators, sort_keys=True)
+    for ascii_only, separators, is_sorted in product(
+        (False, True), ((", ", ": "), (",", ":")), (False, True)
+    ):
+        try:
+            written = json.dumps(
+                arguments, ensure_ascii=ascii_only, separators=separators, sort_keys=is_sorted
+            )
+        except (TypeError, ValueError):  # keys that cannot be sorted, values that are not JSON
+            continue
+        yield written
 
 
 def think_blocks(text: str, begins: str) -> list[tuple[int, int, bool]]:
@@ -116,7 +156,7 @@ def think_blocks(text: str, begins: str) -> list[tuple[int, int, bool]]:
 
 def _part_of(leaf: Leaf) -> int:
     if leaf.field in REASONING:
-        return _REASONING
+        return REASONING_PART
     if leaf.field != "tool_calls":
         return _CONTENT
     keys = leaf.path.split("/")[2:]

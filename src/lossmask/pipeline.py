@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -77,7 +77,9 @@ def encode_conversation(
     if setting.proof == "rows":
         _prove_groups(groups, conversation, setting)
     findings += tuple(_trained_by_data(conversation, trained, setting.policy))
-    examples = _build_examples(groups, Weigher(conversation, setting.policy, trained))
+    examples = _build_examples(
+        groups, Weigher(conversation, setting.policy, trained, setting.stops.texts)
+    )
     return [replace(examples[0], findings=examples[0].findings + findings), *examples[1:]]
 
 
@@ -108,10 +110,17 @@ def _by_contract(
     check_control_ids(tokenized, setting)
     shared, not_shared = share_examples(tokenized, setting.policy)
     groups = [Group(group[-1], tuple(group)) for group in shared]
-    return _with_others(groups, others, setting), left_out + not_shared
+    groups, not_there = _with_others(groups, others, setting)
+    return groups, (*left_out, *not_shared, *not_there)
 
 
-def _with_others(groups: Sequence[Group], others: Sequence[int], setting: Setting) -> list[Group]:
+def _not_there(indices: Iterable[int], why: str) -> tuple[Finding, ...]:
+    return tuple(Finding("message_not_shown", f"not trained: {why}", index) for index in indices)
+
+
+def _with_others(
+    groups: Sequence[Group], others: Sequence[int], setting: Setting
+) -> tuple[list[Group], tuple[Finding, ...]]:
     """Add each message of another role to the first example that shows it."""
     added: list[Group] = []
     left = list(others)
@@ -121,7 +130,7 @@ def _with_others(groups: Sequence[Group], others: Sequence[int], setting: Settin
         left = [index for index, turn in found.items() if turn is None]
         ordered = sorted([*group.turns, *turns], key=lambda turn: turn.prompt_length)
         added.append(Group(group.base, tuple(ordered)))
-    return added
+    return added, _not_there(left, "no example shows this message")
 
 
 def _by_whole_text(
@@ -137,6 +146,9 @@ def _by_whole_text(
             t for t in tagged_in(base, whole, setting.stops) if t.turn.message_index in trained
         ]
         findings = differing_tags(turns, _generated(conversation, trained, setting))
+        found_by = {finding.message_index for finding in findings}
+        lost = [index for index in _missing(trained, turns) if index not in found_by]
+        findings += _not_there(lost, "no {% generation %} block holds this message")
     else:
         messages = conversation.messages
         found = (
@@ -144,8 +156,16 @@ def _by_whole_text(
             for index in trained
         )
         turns = [turn for turn in found if turn is not None]
+        findings = _not_there(
+            _missing(trained, turns), "the template shows nothing of this message"
+        )
     check_control_ids([base], setting)
     return [Group(base, tuple(turns))], findings
+
+
+def _missing(trained: Mapping[int, float], turns: Sequence[TokenizedTurn]) -> list[int]:
+    shown = {turn.turn.message_index for turn in turns}
+    return [index for index in trained if index not in shown]
 
 
 def _generated(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from lossmask.conversation import ROLES
 from lossmask.errors import PolicyError
 from lossmask.swift_loss_scale import check_config
 
+_LARGEST = 3.4028234e38  # of float32
 _LISTED = 20  # a longer list hides the one that was meant
 
 PARTS = (
@@ -242,5 +242,6 @@ def _check_probability(value: object) -> None:
 
 
 def _check_number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not abs(value) <= _LARGEST:  # type: ignore[arg-type]  # a number by now
         raise PolicyError(f"{name} is {value!r}; give a number")

@@ -6,33 +6,41 @@ which tokens may be left out by chance. A character's weight is::
     in a completion        part weight x loss scale x weight of the message
                            (a range that the data weighs replaces part and message weight)
     outside of them        weight of "prompt" where a message wrote it, of "scaffold" elsewhere
+                           (0 where the data itself says so)
 
-and all of it times the weight of the row. A token of several characters counts as its first one
-that is not white space, so that ``" word"`` counts as ``word``.
+and all of it times the weight of the row. A message that only a range of its characters puts into
+the loss has that range in a completion, the rest of it outside. A token of several characters
+counts as its first one that is not white space, so that ``" word"`` counts as ``word``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lossmask.completions import Turn
 from lossmask.conversation import Conversation
-from lossmask.errors import ParityError
+from lossmask.errors import ConversationError, ParityError
 from lossmask.example import Span
 from lossmask.message_weights import WeightedRange
-from lossmask.parts import parts_of, think_blocks
+from lossmask.parts import REASONING_PART, end_of_answer, parts_of, think_blocks
 from lossmask.policy import PARTS, Policy
 from lossmask.swift_loss_scale import weights_of_text
 from lossmask.tokenizing import Ids, Offsets
 from lossmask.traced_text import COARSE, leaf_of
 from lossmask.turn_tokens import TokenizedTurn
+from lossmask.weight_keys import string_at
+from lossmask.written import REASONING
 
 Weights = npt.NDArray[np.float32]
+Exact = npt.NDArray[np.float64]
+"""Weights before they are rounded, once, to float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +51,13 @@ class Weigher:
         conversation: What the data says.
         policy: What the policy says.
         trained: Weight of each trained message.
-        last: The last trained message: ``stop="last"`` trains its stop token only.
+        terminators: Texts of the stop tokens, of which several in a row may end a turn.
     """
 
     conversation: Conversation
     policy: Policy
     trained: dict[int, float]
-
-    @property
-    def last(self) -> int:
-        """The last trained message."""
-        return max(self.trained)
+    terminators: tuple[str, ...] = ()
 
     def weigh(
         self, base: TokenizedTurn, turns: Sequence[TokenizedTurn], seen: Sequence[Ids] = ()
@@ -68,99 +72,173 @@ class Weigher:
 
         Returns:
             float32 (n,).
-        """
-        weights = of_tokens(self._outside(base.turn), base.turn.text, base.tokens.offsets)
-        weights[: max((_shared(base.tokens.ids, ids) for ids in seen), default=0)] = 0
-        for turn in turns:
-            span = slice(turn.prompt_length, turn.completion_end)
-            characters = self.of_completion(turn)
-            offsets = base.tokens.offsets[span] - np.int32(turn.start)
-            text = turn.turn.text[turn.start : turn.turn.completion_end]
-            weights[span] = of_tokens(characters, text, offsets)
-        weights *= np.float32(self.conversation.sample_weight)
-        return weights
 
-    def of_completion(self, turn: TokenizedTurn) -> Weights:
-        """Return the weight of each character of a turn in the loss."""
-        whole, policy = turn.turn, self.policy
-        index, span = whole.message_index, slice(turn.start, whole.completion_end)
-        text, origins = whole.text[span], whole.origins[span]
-        begins = whole.text[: turn.start]
-        message = self.conversation.messages[index]
-        parts = parts_of(
-            text, origins, whole.leaves, begins=begins, stop=whole.stop, message=message
-        )
-        of_part = np.array([policy.weight_of(part) for part in PARTS], np.float32)
-        weights: Weights = of_part[parts] * np.float32(self.trained[index])
+        Raises:
+            ConversationError: A weight is too large or too small for float32.
+            ParityError: Characters that the data weighs cannot be found, or are not trained.
+        """
+        tokens = base.tokens
+        outside = self._outside(base.turn)
+        weights: Exact = outside[first_visible(base.turn.text, tokens.offsets)]
+        weights[: max((_shared(tokens.ids, ids) for ids in seen), default=0)] = 0
+        trained = [t.turn.message_index for t in turns if self.trained[t.turn.message_index]]
+        last = -1 if seen else max(trained, default=-1)
+        for turn in turns:
+            whole, span = turn.turn, slice(turn.prompt_length, turn.completion_end)
+            characters = self._of_completion(whole, is_last=whole.message_index == last)
+            text = whole.text[whole.prompt_end : whole.completion_end]
+            offsets = tokens.offsets[span] - np.int32(whole.prompt_end)
+            weights[span] = characters[first_visible(text, offsets)]
+        self._require_ranges([turn.turn for turn in turns])
+        return in_float32(weights, self.conversation.sample_weight)
+
+    def _of_completion(self, turn: Turn, *, is_last: bool) -> Exact:
+        """Return the weight of each character of a completion."""
+        policy, index = self.policy, turn.message_index
+        span = slice(turn.prompt_end, turn.completion_end)
+        text, origins = turn.text[span], turn.origins[span]
+        begins, message = _own_beginning(turn), self.conversation.messages[index]
+        end = end_of_answer(text, origins, turn.stop, self.terminators)
+        parts = parts_of(text, origins, turn.leaves, begins=begins, end=end, message=message)
+        scale = self._loss_scale(text, index, end)
+        if not self.trained[index] and self.conversation.weights[index] is None:
+            weights = self._outside(turn)[span]  # only ranges put it into the loss
+        else:
+            of_part = np.array([policy.weight_of(part) for part in PARTS])
+            weights = of_part[parts] * self.trained[index] * scale
         if policy.empty_think == "ignore":
             for start, stop, is_empty in think_blocks(text, begins):
-                weights[start:stop] *= not is_empty
-        self._apply_loss_scale(text, index, weights)
-        self._apply_ranges(whole, index, span, weights)
-        if policy.stop == "never" or (policy.stop == "last" and index != self.last):
-            weights[len(text) - len(whole.stop or "") :] = 0
+                if is_empty and (parts[start:stop] == REASONING_PART).all():
+                    weights[start:stop] = 0
+        for item in self.conversation.ranges.get(index, ()):
+            inside = self._inside(turn, index, item)[span]
+            weights[inside] = item.weight * scale[inside]
+        if policy.stop == "never" or (policy.stop == "last" and not is_last):
+            weights[end:] = 0
         return weights
 
-    def _outside(self, turn: Turn) -> Weights:
+    def _outside(self, turn: Turn) -> Exact:
         """Return the weight of each character of a text, completions aside."""
         prompt, scaffold = self.policy.weight_of("prompt"), self.policy.weight_of("scaffold")
         if self.policy.train_on == "all" and "scaffold" not in self.policy.weights:
             scaffold = 1.0
         written = turn.rendering.message_index()
-        weights: Weights = np.where(written >= 0, np.float32(prompt), np.float32(scaffold))
+        weights: Exact = np.where(written >= 0, prompt, scaffold)
+        for index, given in enumerate(self.conversation.weights if prompt else ()):
+            if given == 0:
+                weights[written == index] = 0
+            for item in self.conversation.ranges.get(index, ()):
+                if not item.weight:
+                    weights[self._inside(turn, index, item)] = 0
         return weights
 
-    def _apply_loss_scale(self, text: str, index: int, weights: Weights) -> None:
+    def _loss_scale(self, text: str, index: int, end: int) -> Exact:
+        """Return the factor of each character of a completion; as in ms-swift, 1 for its stop."""
+        scale = np.ones(len(text))
         if not self.policy.loss_scale:
-            return
+            return scale
         asked = [m for m in self.conversation.messages[:index] if m["role"] == "user"]
-        query = str(asked[-1].get("content") or "") if asked else ""
-        for item in weights_of_text(text, self.policy.loss_scale, query=query):
-            weights[item["start"] : item["end"]] *= np.float32(item["weight"])
+        query = _text_of(asked[-1].get("content")) if asked else ""
+        for item in weights_of_text(text[:end], self.policy.loss_scale, query=query):
+            scale[item["start"] : item["end"]] = item["weight"]
+        return scale
 
-    def _apply_ranges(self, turn: Turn, index: int, span: slice, weights: Weights) -> None:
-        for item in self.conversation.ranges.get(index, ()):
-            weights[_inside(turn, index, span, item)] = item.weight
+    def _require_ranges(self, turns: Sequence[Turn]) -> None:
+        """Refuse a weight of the data for text that is shown, but stands in no completion."""
+        for index in {turn.message_index for turn in turns}:
+            own = [turn for turn in turns if turn.message_index == index]
+            for item in self.conversation.ranges.get(index, ()):
+                is_trained = any(
+                    self._inside(t, index, item)[t.prompt_end : t.completion_end].any() for t in own
+                )
+                if item.weight and not is_trained and self._is_shown(own[0], item):
+                    raise ParityError(
+                        f"the data weighs characters {item.start}:{item.end} of {item.path!r}, "
+                        "which stand outside of what is trained: in a prefill, or outside of tags",
+                        reason="range_not_located",
+                        message_index=index,
+                    )
 
+    def _is_shown(self, turn: Turn, item: WeightedRange) -> bool:
+        """Return whether anything but white space of a range is in the text of a turn."""
+        index = turn.message_index
+        text = string_at(self.conversation.messages[index], item.path) or ""
+        is_visible = bool(text[item.start : item.end].strip())
+        return is_visible and bool(self._inside(turn, index, item).any())
 
-def _inside(turn: Turn, index: int, span: slice, item: WeightedRange) -> npt.NDArray[np.bool_]:
-    """Return which characters of ``turn.text[span]`` stand for a range of a string.
+    def _inside(self, turn: Turn, index: int, item: WeightedRange) -> npt.NDArray[np.bool_]:
+        """Return which characters of a text stand for a range of a string.
 
-    Raises:
-        ParityError: The template does not show where in the text they are.
-    """
-    number = next(
-        (
+        Raises:
+            ParityError: The template does not show where in the text they are.
+        """
+        paths = self._names_of(item.path, index)
+        numbers = [
             number
             for number, leaf in enumerate(turn.leaves)
-            if leaf.message_index == index and leaf.path == item.path and not leaf.is_key
-        ),
-        None,
+            if leaf.message_index == index and leaf.path in paths and not leaf.is_key
+        ]
+        if not numbers and any(leaf.message_index == index for leaf in turn.leaves):
+            raise _not_located(item, index, "no template sees that text as the message holds it")
+        of_leaf = np.isin(leaf_of(turn.origins), numbers)
+        offsets = turn.origins & COARSE
+        if bool((of_leaf & (offsets == COARSE)).any()):
+            raise _not_located(
+                item,
+                index,
+                "the template changes that text so that it cannot be told where they are",
+            )
+        inside: npt.NDArray[np.bool_] = of_leaf & (offsets >= item.start) & (offsets < item.end)
+        return inside
+
+    def _names_of(self, path: str, index: int) -> tuple[str, ...]:
+        """Return the paths under which templates see a string: reasoning has several names."""
+        message = self.conversation.messages[index]
+        given = [name for name in REASONING if message.get(name) is not None]
+        if path not in given[:1]:
+            return (path,)
+        return (path, *(name for name in REASONING if name not in given))
+
+
+def _not_located(item: WeightedRange, index: int, why: str) -> ParityError:
+    return ParityError(
+        f"the data weighs characters {item.start}:{item.end} of {item.path!r}, but {why}",
+        reason="range_not_located",
+        message_index=index,
     )
-    origins = turn.origins[span]
-    of_leaf = leaf_of(origins) == (-2 if number is None else number)
-    offsets = origins & COARSE
-    if bool((of_leaf & (offsets == COARSE)).any()):
-        raise ParityError(
-            f"the data weighs characters {item.start}:{item.end} of {item.path!r}, but the "
-            "template changes that text so that it cannot be told where they are",
-            reason="range_not_located",
-            message_index=index,
-        )
-    inside: npt.NDArray[np.bool_] = of_leaf & (offsets >= item.start) & (offsets < item.end)
-    return inside
 
 
-def of_tokens(characters: Weights, text: str, offsets: Offsets) -> Weights:
-    """Return the weight of each token: that of its first character that is not white space.
+def _own_beginning(turn: Turn) -> str:
+    """Return the end of the prompt, from behind the last character of another message."""
+    written = turn.rendering.message_index()[: turn.prompt_end]
+    others = np.flatnonzero((written >= 0) & (written != turn.message_index))
+    return turn.text[int(others[-1]) + 1 if others.size else 0 : turn.prompt_end]
 
-    Args:
-        characters: float32 (n,), weight of each character of ``text``.
-        text: n characters.
-        offsets: int32 (tokens, 2).
+
+def _text_of(content: object) -> str:
+    """Return the text of a content, parts put together."""
+    parts = content if isinstance(content, list) else [{"text": content}]
+    texts = (part.get("text") for part in parts if isinstance(part, Mapping))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def in_float32(weights: npt.NDArray[Any], factor: float = 1.0) -> Weights:
+    """Multiply weights with that of the row.
+
+    Raises:
+        ConversationError: float32 cannot hold a product.
     """
-    weights: Weights = characters[first_visible(text, offsets)].astype(np.float32)
-    return weights
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        exact = weights.astype(np.float64) * factor
+        rounded: Weights = exact.astype(np.float32)
+    is_lost = (np.abs(rounded) < np.finfo(np.float32).tiny) & (weights != 0) & (factor != 0)
+    wrong = np.flatnonzero(is_lost | ~np.isfinite(rounded))
+    if wrong.size:
+        raise ConversationError(
+            f"the weights of data and policy multiply to {exact[wrong[0]]:g}, which float32 cannot "
+            "hold"
+        )
+    return rounded
 
 
 def first_visible(text: str, offsets: Offsets) -> npt.NDArray[np.intp]:
@@ -168,14 +246,15 @@ def first_visible(text: str, offsets: Offsets) -> npt.NDArray[np.intp]:
 
     Args:
         text: n characters, at least one.
-        offsets: int32 (tokens, 2); a token of no character counts as the next one.
+        offsets: int32 (tokens, 2); a token of no character counts as the next one. The first and
+            the last one may reach out of the text.
     """
     visible = np.fromiter((not c.isspace() for c in text), bool, len(text))
     position = np.where(visible, np.arange(len(text)), len(text))
     following = np.minimum.accumulate(position[::-1])[::-1]
     starts = np.clip(offsets[:, 0], 0, len(text) - 1)
     first: npt.NDArray[np.intp] = following[starts]
-    return np.where(first < offsets[:, 1], first, starts)
+    return np.where(first < np.minimum(offsets[:, 1], len(text)), first, starts)
 
 
 def ignorable(
@@ -203,10 +282,13 @@ def _occurrences(
     text: str, spans: Sequence[Span], texts: Sequence[str]
 ) -> Iterator[tuple[int, int]]:
     """Yield where texts stand in what is in the loss; white space before them counts with them."""
-    pattern = re.compile("|".join(rf"\s*{re.escape(each)}" for each in texts) or "(?!)")
-    for span in spans:
-        for match in pattern.finditer(text, span.start, span.end):
-            yield match.start(), match.end()
+    space_from = np.arange(len(text) + 1)  # where the white space before a character begins
+    for match in re.finditer(r"\s+", text):
+        space_from[match.start() : match.end() + 1] = match.start()
+    for each, span in product(texts, spans):
+        for match in re.finditer(re.escape(each), text[span.start : span.end]):
+            start = span.start + match.start()
+            yield max(span.start, int(space_from[start])), span.start + match.end()
 
 
 def _shared(ids: Ids, other: Ids) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from lossmask.completions import Turn
 from lossmask.errors import ParityError, TemplateError
@@ -19,6 +20,7 @@ from lossmask.example import Finding
 from lossmask.protocols import AnyTokenizer
 from lossmask.rendering import Rendering
 from lossmask.stops import Stops
+from lossmask.traced_text import Mark
 from lossmask.turn_tokens import TokenizedTurn
 from lossmask.weighting import first_visible
 
@@ -80,7 +82,7 @@ def tagged_in(base: TokenizedTurn, whole: Rendering, stops: Stops) -> Iterator[T
         TemplateError: The template has no such tags.
         ParityError: It cannot be told whose a block is.
     """
-    starts = [at for at, mark in whole.marks if mark.kind == "generation_start"]
+    starts = [(at, mark) for at, mark in whole.marks if mark.kind == "generation_start"]
     ends = [at for at, mark in whole.marks if mark.kind == "generation_end"]
     if not starts:
         raise TemplateError(
@@ -88,8 +90,14 @@ def tagged_in(base: TokenizedTurn, whole: Rendering, stops: Stops) -> Iterator[T
             'spans="tags": use spans="contract"',
             reason="no_tags",
         )
+    if len(starts) != len(ends) or any(s > e for (s, _), e in zip(starts, ends, strict=True)):
+        raise TemplateError(
+            "the template moves text with {% generation %} tags so that their blocks cannot be "
+            'told: use spans="contract"',
+            reason="no_tags",
+        )
     owner = whole.message_index()
-    for start, end in zip(starts, ends, strict=True):
+    for (start, mark), end in zip(starts, ends, strict=True):
         owners = np.unique(owner[start:end][owner[start:end] >= 0]).tolist()
         if len(owners) > 1:
             raise ParityError(
@@ -97,9 +105,26 @@ def tagged_in(base: TokenizedTurn, whole: Rendering, stops: Stops) -> Iterator[T
                 reason="foreign_text",
                 message_index=owners[-1],
             )
-        if owners and end > start:
-            found = [m for m in stops.pattern.finditer(whole.text, start, end) if m.end() == end]
-            yield _laid(base, owners[0], start, end, found[-1].group() if found else None)
+        if end > start:
+            index = owners[0] if owners else _written_for(mark, owner[:start])
+            found = [*stops.pattern.finditer(whole.text, start, end)]
+            stop = found[-1] if found and not whole.text[found[-1].end() : end].strip() else None
+            if stop is not None and (owner[stop.start() : end] >= 0).any():  # the message's own
+                stop = None
+            yield _laid(base, index, start, end, stop and stop.group())
+
+
+def _written_for(mark: Mark, owner: npt.NDArray[np.int32]) -> int:
+    """Return whose block of the template's own text it is: of its turn in the loop, or before."""
+    if mark.message_index >= 0:
+        return mark.message_index
+    before = owner[owner >= 0]
+    if not before.size:
+        raise ParityError(
+            "a {% generation %} block that no message wrote anything in stands before all of them",
+            reason="foreign_text",
+        )
+    return int(before[-1])
 
 
 def differing_tags(tagged: Sequence[TokenizedTurn], turns: Sequence[Turn]) -> tuple[Finding, ...]:
@@ -120,6 +145,16 @@ def differing_tags(tagged: Sequence[TokenizedTurn], turns: Sequence[Turn]) -> tu
                     index,
                 )
             )
+    tagged_messages = {each.turn.message_index for each in tagged}
+    findings += [
+        Finding(
+            "tags_differ",
+            f"the template's tags hold nothing, inference generates {_completion(turn)[:60]!r}",
+            turn.message_index,
+        )
+        for turn in turns
+        if turn.message_index not in tagged_messages
+    ]
     return tuple(findings)
 
 
