@@ -104,7 +104,7 @@ def test_a_loss_scale_asks_the_text_of_parts() -> None:
     policy = Policy(loss_scale={"query": {"type": [0.5], "fast": [2]}, "response": {}})
     messages = [user([{"type": "text", "text": "fast?"}]), assistant("A1")]
     [example] = encode(messages, policy, template)
-    assert in_loss(example) == [(2.0, "A1<|im_end|>")]
+    assert in_loss(example) == [(2.0, "A1"), (1.0, "<|im_end|>")]
 
 
 def test_a_think_tag_of_another_message_opens_no_block() -> None:
