@@ -85,6 +85,7 @@ def test_ids_are_taken_as_they_are() -> None:
         ({"input_ids": [5, 10**6]}, "bad_ids"),
         ({"text": ""}, "nothing_to_train"),
         ({"prompt": "a", "completion": ""}, "nothing_to_train"),
+        ({"prompt": "a\ud83d", "completion": "b"}, "lone_surrogate"),
     ],
 )
 def test_rows_without_anything_to_train_are_rejected(row: Any, reason: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from lossmask import Encoder, ParityError, Policy, TemplateError
+from lossmask import ConversationError, Encoder, ParityError, Policy, TemplateError
 from lossmask.embedded import DEMO_MODEL
 from tests.scenarios import assistant, system, tool, user
 from tests.test_weighting import CALLING, REWRITING, TEMPLATE, encode, in_loss, runs
@@ -148,3 +150,10 @@ def test_a_message_that_no_example_shows_is_found() -> None:
     [example] = encode([user("Q0"), assistant("A1")], Policy(spans="tags", train_on="all"), PERFECT)
     [finding] = example.findings
     assert (finding.kind, finding.message_index) == ("message_not_shown", 0)
+
+
+@pytest.mark.parametrize("train_on", ["all", ("user",)])
+def test_half_a_character_is_refused_in_the_whole_text_too(train_on: Any) -> None:
+    with pytest.raises(ConversationError, match="half a character") as info:
+        encode([user("Q\ud83d"), assistant("A")], Policy(train_on=train_on))
+    assert (info.value.reason, info.value.message_index) == ("lone_surrogate", 0)

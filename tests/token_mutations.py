@@ -188,7 +188,7 @@ DATA = [
     ),
     Mutant(
         "data: half a character is not noticed",
-        becomes(turns, "_refuse_surrogates", lambda *_: None),
+        becomes(turns, "refuse_surrogates", lambda *_: None),
         "refused",
     ),
     Mutant(

@@ -5,6 +5,7 @@ In: what ``formats.to_normal`` returns. Out: examples, all under one policy.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,8 @@ from lossmask.setting import Setting
 from lossmask.text_rows import encode_text
 from lossmask.tokenizing import TextTokenizer
 from lossmask.weighting import ignorable, in_float32
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def encode_normal(row: Mapping[str, Any], setting: Setting) -> list[Example]:
@@ -49,6 +52,12 @@ def encode_normal(row: Mapping[str, Any], setting: Setting) -> list[Example]:
 
 def _of_text(row: Mapping[str, Any], setting: Setting) -> Example:
     """Encode a text; where the model writes its end, with a stop token behind it."""
+    if lone := _SURROGATE.search(row["text"]):
+        raise InputError(
+            f"the text holds half a character (a lone surrogate, {lone.group()!r}) at "
+            f"{lone.start()}: it is not valid Unicode",
+            reason="lone_surrogate",
+        )
     tokenizer = _text_tokenizer(setting)
     text, ranges = row["text"], [dict(each) for each in row["weights"]]
     policy, stops = setting.policy, setting.stops

@@ -33,7 +33,7 @@ from lossmask.setting import Setting
 from lossmask.tokenizing import Tokens
 from lossmask.trained_messages import trained_messages
 from lossmask.turn_tokens import TokenizedTurn, share_examples, tokenize_turns
-from lossmask.turns import Beginnings, derive_turns
+from lossmask.turns import Beginnings, derive_turns, refuse_surrogates
 from lossmask.weighting import Weigher, ignorable
 from lossmask.whole_text import differing_tags, message_in, tagged_in, whole_text
 
@@ -138,6 +138,7 @@ def _by_whole_text(
 ) -> tuple[list[Group], tuple[Finding, ...]]:
     """Lay out messages, or what the template tags, in the whole rendering."""
     whole = Beginnings(conversation, setting).full(len(conversation.messages))
+    refuse_surrogates(whole)
     base = whole_text(whole, _tokenizer(setting))
     refuse_control_tokens([base.turn], conversation, setting)
     findings: tuple[Finding, ...] = ()

@@ -65,7 +65,7 @@ def derive_turns(
         raise next(iter(left_out.values()))
     turns[-1] = turns[-1].extended_to(whole)
     for turn in turns:
-        _refuse_surrogates(turn.rendering)
+        refuse_surrogates(turn.rendering)
     refuse_control_tokens(turns, conversation, setting)
     not_trained = [
         Finding(error.reason, f"not trained: {error.detail}", index)
@@ -238,7 +238,7 @@ def _append_stop(turn: Turn, full: Rendering, beginnings: Beginnings) -> Turn:
     return turn
 
 
-def _refuse_surrogates(rendering: Rendering) -> None:
+def refuse_surrogates(rendering: Rendering) -> None:
     """Refuse text that no tokenizer can encode."""
     try:
         rendering.text.encode()

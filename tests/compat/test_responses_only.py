@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,10 +13,13 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import (
+    AutoModelForCausalLM,
     AutoTokenizer,
     DataCollatorForLanguageModeling,
     DataCollatorForSeq2Seq,
     PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
 )
 
 from lossmask import InputError, PolicyError
@@ -171,3 +175,26 @@ def test_what_cannot_be_labelled_is_an_error(tokenizer: PreTrainedTokenizerBase)
     texts = Dataset.from_list([{"text": "Hi"}])
     with pytest.raises(InputError, match=re.escape("no column 'input_ids', only ['text']")):
         train_on_responses_only(trainer(tokenizer, train_dataset=texts), USER, ASSISTANT)
+
+
+@pytest.mark.slow
+def test_a_real_trainer_trains_the_responses(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(DEMO_MODEL)
+    seen: list[Any] = []
+    model.register_forward_pre_hook(
+        lambda _, arguments, keywords: seen.append(keywords["labels"].clone()), with_kwargs=True
+    )
+    arguments = TrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to="none")
+    mine = Trainer(
+        model,
+        arguments,
+        train_dataset=dataset(tokenizer),
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        processing_class=tokenizer,
+    )
+    train_on_responses_only(mine, USER, ASSISTANT).train()
+    [labels] = seen
+    trained = [tokenizer.decode([k for k in row if k != -100]) for row in labels.tolist()]
+    assert sorted(trained) == sorted(ANSWERS)
