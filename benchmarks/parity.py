@@ -12,12 +12,14 @@ Exit code 1 if any example is wrong, the two derivations disagree anywhere, fewe
 from __future__ import annotations
 
 import argparse
+import difflib
 import multiprocessing
 import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +163,15 @@ def main() -> int:
     written = page(of_templates, of_tokenizers)
     if arguments.write:
         arguments.write.write_text(written, encoding="utf-8")
-    if arguments.check and arguments.check.read_text(encoding="utf-8") != written:
-        print(f"{arguments.check} is not true any more: write it again with --write")
-        return 1
+    if arguments.check:
+        page_as_it_is = arguments.check.read_text(encoding="utf-8")
+        changes = difflib.unified_diff(
+            page_as_it_is.splitlines(), written.splitlines(), "page", "now"
+        )
+        if shown := list(islice(changes, 60)):
+            print(f"{arguments.check} is not true any more: write it again with --write")
+            print("\n".join(shown))
+            return 1
     passed = not wrong + wrong_tokenizers and min(share, share_of_all) >= arguments.at_least
     return 0 if passed else 1
 
