@@ -90,7 +90,7 @@ def test_every_reason_and_finding_is_explained() -> None:
     modules = (
         "conversation completions borders written turns turn_tokens tokenizing control_tokens "
         "escaping pipeline raw_rows data_loss weighting whole_text trained_messages "
-        "message_weights formats weight_keys chat_rows text_rows normal_rows markers"
+        "message_weights formats weight_keys chat_rows text_rows normal_rows markers laying_out"
     )
     sources = [
         (ROOT / "src" / "lossmask" / f"{name}.py").read_text(encoding="utf-8")

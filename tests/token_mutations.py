@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lossmask import conversation, pipeline, turn_tokens, turns, weighting
+from lossmask import conversation, laying_out, pipeline, turn_tokens, turns, weighting
 from lossmask.example import Example
 from lossmask.normalised_text import NormalisedText
 from lossmask.policy import PARTS
@@ -62,22 +62,22 @@ ALIGNMENT = [
     Mutant("alignment: the search for the end is one token long", _searched(1), "refused"),
     Mutant(
         "alignment: the loss ends one token early",
-        returns(pipeline, "tokenize_turns", _end_moved(-1)),
+        returns(laying_out, "tokenize_turns", _end_moved(-1)),
         "wrong",
     ),
     Mutant(
         "alignment: the loss ends one token late",
-        returns(pipeline, "tokenize_turns", _end_moved(1)),
+        returns(laying_out, "tokenize_turns", _end_moved(1)),
         "wrong",
     ),
     Mutant(
         "alignment: the loss begins one token early",
-        returns(pipeline, "tokenize_turns", _start_moved(-1)),
+        returns(laying_out, "tokenize_turns", _start_moved(-1)),
         "wrong",
     ),
     Mutant(
         "alignment: the loss begins one token late",
-        returns(pipeline, "tokenize_turns", _start_moved(1)),
+        returns(laying_out, "tokenize_turns", _start_moved(1)),
         "wrong",
     ),
     Mutant(
@@ -110,7 +110,7 @@ ALIGNMENT = [
 
 
 def _groups(change: Callable[[list[list[TokenizedTurn]]], Any]) -> Patch:
-    return returns(pipeline, "share_examples", lambda shared, *_: (change(shared[0]), shared[1]))
+    return returns(laying_out, "share_examples", lambda shared, *_: (change(shared[0]), shared[1]))
 
 
 def _with_weights(change: Callable[[Example], Any]) -> Patch:
@@ -182,7 +182,7 @@ DATA = [
         "data: control tokens in messages are not noticed",
         both(
             becomes(turns, "refuse_control_tokens", lambda *_: None),
-            becomes(pipeline, "check_control_ids", lambda *_: None),
+            becomes(laying_out, "check_control_ids", lambda *_: None),
         ),
         "wrong",
     ),

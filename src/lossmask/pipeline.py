@@ -4,51 +4,35 @@
 
     messages ── read_conversation ──> Conversation          checked, with what the data weighs
              ── trained_messages ──> {message: weight}      what the policy makes of it
-             ── derive_turns ──────> [Turn]                 prompt | completion, in characters
-             ── tokenize_turns ────> [TokenizedTurn]        the same in ids
-             ── share_examples ────> [[TokenizedTurn]]      which turns fit one sequence at parity
-             ── Weigher.weigh ─────> float32 (n,)           how much each token counts
-             ── build_example ─────> [Example]              labels, mask, weights
+             ── lay_out ───────────> [Group]                which turns share an example, where:
+                  derive_turns           [Turn]               prompt | completion, in characters
+                  tokenize_turns         [TokenizedTurn]      the same in ids
+                  share_examples         [[TokenizedTurn]]    which fit one sequence at parity
+             ── build_example ─────> [Example]              labels, mask
+                  Weigher.weigh          float32 (n,)         how much each token counts
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from lossmask.completions import Turn
-from lossmask.control_tokens import check_control_ids, refuse_control_tokens
 from lossmask.conversation import Conversation, read_conversation
-from lossmask.errors import ConversationError, LossmaskError
-from lossmask.escaping import escaping
+from lossmask.errors import ConversationError
 from lossmask.example import Example, Finding, Span
+from lossmask.laying_out import Group, lay_out
 from lossmask.policy import Policy
 from lossmask.proof import prove, prove_once
-from lossmask.protocols import AnyTokenizer
 from lossmask.rendering import ChatTemplate
 from lossmask.setting import Setting
 from lossmask.tokenizing import Tokens
 from lossmask.trained_messages import trained_messages
-from lossmask.turn_tokens import TokenizedTurn, share_examples, tokenize_turns
-from lossmask.turns import Beginnings, derive_turns, refuse_surrogates
+from lossmask.turn_tokens import TokenizedTurn
 from lossmask.weighting import Weigher, ignorable
-from lossmask.whole_text import differing_tags, message_in, tagged_in, whole_text
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Group:
-    """Turns that share one example.
-
-    Attributes:
-        base: Gives the example its text and tokens.
-        turns: Those in the loss, ascending.
-    """
-
-    base: TokenizedTurn
-    turns: tuple[TokenizedTurn, ...]
 
 
 def encode_conversation(
@@ -71,8 +55,6 @@ def encode_conversation(
     conversation = read_conversation(messages, tools, sample_weight)
     trained = trained_messages(conversation, setting.policy)
     _prove_template(setting)
-    is_contract = setting.policy.spans == "contract" and setting.policy.train_on != "all"
-    lay_out = _by_contract if is_contract else _by_whole_text
     groups, findings = lay_out(conversation, trained, setting)
     if setting.proof == "rows":
         _prove_groups(groups, conversation, setting)
@@ -92,99 +74,6 @@ def _trained_by_data(
         if (role := conversation.messages[index]["role"]) not in ("assistant", *chosen):
             detail = f"a weight in the data puts this message of the role {role!r} into the loss"
             yield Finding("role_trained", detail, index)
-
-
-def _by_contract(
-    conversation: Conversation, trained: Mapping[int, float], setting: Setting
-) -> tuple[list[Group], tuple[Finding, ...]]:
-    """Lay out what inference generates, and messages of other roles where they are shown first."""
-    roles = [message["role"] for message in conversation.messages]
-    answers = [index for index in trained if roles[index] == "assistant"]
-    others = [index for index in trained if roles[index] != "assistant"]
-    if not answers:
-        return _by_whole_text(conversation, trained, setting)
-    turns, left_out = derive_turns(conversation, setting, answers)
-    tokenized = tokenize_turns(
-        turns, _tokenizer(setting), setting.stops.ids, boundary=setting.policy.boundary
-    )
-    check_control_ids(tokenized, setting)
-    shared, not_shared = share_examples(tokenized, setting.policy)
-    groups = [Group(group[-1], tuple(group)) for group in shared]
-    groups, not_there = _with_others(groups, others, setting)
-    return groups, (*left_out, *not_shared, *not_there)
-
-
-def _not_there(indices: Iterable[int], why: str) -> tuple[Finding, ...]:
-    return tuple(Finding("message_not_shown", f"not trained: {why}", index) for index in indices)
-
-
-def _with_others(
-    groups: Sequence[Group], others: Sequence[int], setting: Setting
-) -> tuple[list[Group], tuple[Finding, ...]]:
-    """Add each message of another role to the first example that shows it."""
-    added: list[Group] = []
-    left = list(others)
-    for group in groups:
-        found = {index: message_in(group.base, index, setting.stops) for index in left}
-        turns = [turn for turn in found.values() if turn is not None]
-        left = [index for index, turn in found.items() if turn is None]
-        ordered = sorted([*group.turns, *turns], key=lambda turn: turn.prompt_length)
-        added.append(Group(group.base, tuple(ordered)))
-    return added, _not_there(left, "no example shows this message")
-
-
-def _by_whole_text(
-    conversation: Conversation, trained: Mapping[int, float], setting: Setting
-) -> tuple[list[Group], tuple[Finding, ...]]:
-    """Lay out messages, or what the template tags, in the whole rendering."""
-    whole = Beginnings(conversation, setting).full(len(conversation.messages))
-    refuse_surrogates(whole)
-    base = whole_text(whole, _tokenizer(setting))
-    refuse_control_tokens([base.turn], conversation, setting)
-    findings: tuple[Finding, ...] = ()
-    if setting.policy.spans == "tags":
-        turns = [
-            t for t in tagged_in(base, whole, setting.stops) if t.turn.message_index in trained
-        ]
-        findings = differing_tags(turns, _generated(conversation, trained, setting))
-        found_by = {finding.message_index for finding in findings}
-        lost = [index for index in _missing(trained, turns) if index not in found_by]
-        findings += _not_there(lost, "no {% generation %} block holds this message")
-    else:
-        messages = conversation.messages
-        found = (
-            message_in(base, index, setting.stops, is_answer=messages[index]["role"] == "assistant")
-            for index in trained
-        )
-        turns = [turn for turn in found if turn is not None]
-        findings = _not_there(
-            _missing(trained, turns), "the template shows nothing of this message"
-        )
-    check_control_ids([base], setting)
-    return [Group(base, tuple(turns))], findings
-
-
-def _missing(trained: Mapping[int, float], turns: Sequence[TokenizedTurn]) -> list[int]:
-    shown = {turn.turn.message_index for turn in turns}
-    return [index for index in trained if index not in shown]
-
-
-def _generated(
-    conversation: Conversation, trained: Mapping[int, float], setting: Setting
-) -> list[Turn]:
-    """Return what inference would generate, as far as it can be told."""
-    roles = [message["role"] for message in conversation.messages]
-    answers = [index for index in trained if roles[index] == "assistant"]
-    try:
-        return derive_turns(conversation, setting, answers)[0] if answers else []
-    except LossmaskError:  # the tags do not need it; each is reported as different
-        return []
-
-
-def _tokenizer(setting: Setting) -> AnyTokenizer:
-    if setting.policy.control_tokens == "escape":
-        return escaping(setting.tokenizer, setting.stops)
-    return setting.tokenizer
 
 
 def _build_examples(groups: Sequence[Group], weigher: Weigher) -> list[Example]:
