@@ -22,7 +22,7 @@ NOTHING_TO_TRAIN = {"no_prompt", "nothing_generated", "content_dropped", "argume
 MISMATCHES = {"generation_prompt_mismatch", "context_differs", "header_respelled"}
 TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")
 MARKER = re.compile(r"\b[QASRT]\d+\b")
-_OUR_KEYS = ("train", "weight", "prefill")
+_OUR_KEYS = ("train", "weight", "loss", "prefill")
 _NO_TEXT = ("role", "type", "id")
 
 
@@ -72,6 +72,7 @@ class Oracle:
             if message["role"] == "assistant"
             and message.get("train", True)
             and message.get("weight", 1)
+            and message.get("loss", True)
         }
         self.tools = tools
         self.eos = self.tokenizer.eos_token
