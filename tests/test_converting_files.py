@@ -41,7 +41,7 @@ def test_rows_in_are_rows_converted_and_rows_rejected(tmp_path: Path) -> None:
     rejected = read(tmp_path / "out" / "axolotl.jsonl.rejected.jsonl")
     assert [(r["line"], r["reason"], r["original"]) for r in rejected] == [
         (2, "broken_json", "{broken"),
-        (4, "unknown_format", '{"txt": "x"}'),
+        (4, "unknown_format", {"txt": "x"}),
     ]
     assert sorted(path.name for path in output.parent.iterdir()) == [
         "axolotl.jsonl",

@@ -5,14 +5,14 @@ Rows in = rows converted + rows rejected; the rejected ones lie beside the outpu
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from lossmask.converting import TARGETS, convert_row
 from lossmask.data_files import RawRow, check_files, read_rows
+from lossmask.encoded_rows import json_line, rejected_record
 from lossmask.errors import InputError, LossmaskError
 from lossmask.formats import to_normal
 from lossmask.layout import Layout
@@ -103,9 +103,9 @@ def _convert(
     except LossmaskError as error:
         rejection = Rejection.from_error(error)
         _count(done.rejections, rejection.reason, f"{raw.place}: {error}")
-        _write(left, _rejected(raw, rejection))
+        left.write(json_line(rejected_record(raw, rejection)))
         return
-    _write(kept, row)
+    kept.write(json_line(row))
     done.rows_converted += 1
     done.rows_lossy += bool(losses)
     for what in dict.fromkeys(what for _, what in losses):
@@ -114,27 +114,6 @@ def _convert(
         _count(done.losses, what, f"{raw.place}{where}")
 
 
-def _rejected(raw: RawRow, rejection: Rejection) -> dict[str, Any]:
-    return {
-        "file": raw.file,
-        "line": raw.line,
-        "row": raw.row,
-        "reason": rejection.reason,
-        "message_index": rejection.message_index,
-        "detail": rejection.detail,
-        "original": raw.data.decode("utf-8", errors="backslashreplace"),
-    }
-
-
 def _count(counts: dict[str, tuple[int, list[str]]], what: str, place: str) -> None:
     count, places = counts.get(what, (0, []))
     counts[what] = (count + 1, [*places, place][:SHOWN])
-
-
-def _write(stream: IO[str], row: Mapping[str, Any]) -> None:
-    text = json.dumps(row, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half a character can only be written as an escape
-        text = json.dumps(row)
-    stream.write(text + "\n")

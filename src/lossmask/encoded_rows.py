@@ -6,7 +6,9 @@ Runs where the rows are encoded, so that bytes travel from there rather than exa
 from __future__ import annotations
 
 import io
+import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,7 +86,7 @@ class EncodedRows:
         if outcome.rejection is not None:
             counts.rows_rejected += 1
             counts.rejections[outcome.rejection.reason] += 1
-            self.rejected.append(_rejected_record(raw, outcome.rejection))
+            self.rejected.append(rejected_record(raw, outcome.rejection))
             return
         counts.rows_kept += 1
         for example in outcome.examples:
@@ -105,7 +107,8 @@ class EncodedRows:
         self.columns = {}
 
 
-def _rejected_record(raw: RawRow, rejection: Rejection) -> dict[str, Any]:
+def rejected_record(raw: RawRow, rejection: Rejection) -> dict[str, Any]:
+    """Return the line of ``rejected.jsonl`` for a row: its place, the reason, the row itself."""
     try:
         original: Any = dict(raw.parse())
     except LossmaskError:
@@ -119,6 +122,16 @@ def _rejected_record(raw: RawRow, rejection: Rejection) -> dict[str, Any]:
         "detail": rejection.detail,
         "original": original,
     }
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """Return an object as a line of JSON that can be written as UTF-8."""
+    text = json.dumps(record, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a character can only be written as an escape
+        text = json.dumps(record)
+    return text + "\n"
 
 
 def _shard(columns: dict[str, list[Any]]) -> bytes:

@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 from lossmask.confinement import Limits
 from lossmask.data_files import check_files, fingerprint_of, in_chunks, read_rows, total_bytes
-from lossmask.encoded_rows import Counts, EncodedRows
+from lossmask.encoded_rows import Counts, EncodedRows, json_line
 from lossmask.encoder import Encoder
 from lossmask.errors import InputError, PreparedDataError
 from lossmask.layout import Layout
@@ -248,7 +248,7 @@ def _finish(
         for path in records:
             record = json.loads(path.read_text(encoding="utf-8"))
             for rejected in record["rejected"]:
-                stream.write(_json_line(rejected))
+                stream.write(json_line(rejected))
             if examples := record["counts"]["examples"]:
                 shards.append({"file": _shard_name(int(path.stem)), "examples": examples})
     (output / "rejected.tmp").replace(output / "rejected.jsonl")
@@ -270,15 +270,6 @@ def _finish(
     text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
     _write(output / "manifest.json", (text + "\n").encode())
     shutil.rmtree(output / _UNFINISHED)
-
-
-def _json_line(record: dict[str, Any]) -> str:
-    text = json.dumps(record, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half a character can only be written as an escape
-        text = json.dumps(record)
-    return text + "\n"
 
 
 def _describe_tokenizer(encoder: Encoder, source: EncoderSource, output: Path) -> dict[str, Any]:
