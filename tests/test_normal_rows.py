@@ -83,6 +83,7 @@ def test_ids_are_taken_as_they_are() -> None:
         ({"input_ids": []}, "nothing_to_train"),
         ({"input_ids": [5, 6], "labels": [5, -100]}, "nothing_to_train"),  # nothing predicts it
         ({"input_ids": [5, 10**6]}, "bad_ids"),
+        ({"text": "<|im_end|>"}, "nothing_to_train"),  # nothing predicts its one token
         ({"text": ""}, "nothing_to_train"),
         ({"prompt": "a", "completion": ""}, "nothing_to_train"),
         ({"prompt": "a\ud83d", "completion": "b"}, "lone_surrogate"),

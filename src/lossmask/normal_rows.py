@@ -40,9 +40,9 @@ def encode_normal(row: Mapping[str, Any], setting: Setting) -> list[Example]:
         )
     example = _of_text(row, setting) if "text" in row else _of_ids(row, setting)
     weights = in_float32(example.loss_weights, row.get("weight", 1))
-    if not weights.any():
+    if not weights[1:].any():
         raise InputError(
-            "every token has weight 0: nothing is left to train", reason="nothing_to_train"
+            "no token that could be predicted is in the loss", reason="nothing_to_train"
         )
     found = ignorable(
         example.text, example.input_ids, example.offsets, example.spans, setting.policy
@@ -95,10 +95,6 @@ def _of_ids(row: Mapping[str, Any], setting: Setting) -> Example:
             reason="bad_ids",
         )
     weights = in_float32(np.asarray(row["loss_weights"], np.float64))
-    if not weights[1:].any():
-        raise InputError(
-            "no token that could be predicted is in the loss", reason="nothing_to_train"
-        )
     pieces = tokenizer.batch_decode(ids[:, None], clean_up_tokenization_spaces=False)
     ends = np.cumsum([len(piece) for piece in pieces])
     offsets = np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1).astype(np.int32)

@@ -82,7 +82,7 @@ def _build_examples(groups: Sequence[Group], weigher: Weigher) -> list[Example]:
     for number, group in enumerate(groups):
         seen = [earlier.base.tokens.ids for earlier in groups[:number]]
         example = build_example(group, weigher, seen)
-        if example.supervised_count:
+        if example.loss_weights[1:].any():  # nothing predicts the first token
             examples.append(example)
     if not examples:
         raise ConversationError(
