@@ -203,6 +203,6 @@ def test_a_rows_weight_has_three_names() -> None:
     with pytest.raises(ConversationError, match="'weight' is 1 but 'sample_weight' is 2"):
         row_weight({"sample_weight": 2, "weight": 1})
     with pytest.raises(
-        ConversationError, match="'weight' must be a finite number of float32, got bool True"
+        ConversationError, match="must be a finite number of float32, got bool True"
     ):
         one_weight({"weight": True}, ("weight",), None)
