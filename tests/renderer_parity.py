@@ -47,8 +47,9 @@ def check(
         if message["role"] == "assistant"
         and message.get("train", True)
         and message.get("weight", 1)
+        and message.get("loss", True)
     ]
-    plain = [{k: v for k, v in m.items() if k not in ("train", "weight")} for m in messages]
+    plain = [{k: v for k, v in m.items() if k not in ("train", "weight", "loss")} for m in messages]
     try:
         examples = encoder.encode(messages, tools)
     except LossmaskError as error:
