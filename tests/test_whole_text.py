@@ -157,3 +157,13 @@ def test_half_a_character_is_refused_in_the_whole_text_too(train_on: Any) -> Non
     with pytest.raises(ConversationError, match="half a character") as info:
         encode([user("Q\ud83d"), assistant("A")], Policy(train_on=train_on))
     assert (info.value.reason, info.value.message_index) == ("lone_surrogate", 0)
+
+
+def test_tags_that_cannot_be_held_against_inference_say_why() -> None:
+    template = PERFECT.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+    template = template.replace("{% generation %}{{ m", "<think>\n{% generation %}{{ m")
+    [example] = encode([user("Q0"), assistant("A1.")], Policy(spans="tags"), template)
+    assert in_loss(example) == [(1.0, "A1.<|im_end|>")]
+    [finding] = example.findings
+    assert (finding.kind, finding.message_index) == ("tags_differ", 1)
+    assert "cannot be told, to compare the tags: the generation prompt opens" in finding.detail

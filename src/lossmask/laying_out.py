@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lossmask.completions import Turn
 from lossmask.control_tokens import check_control_ids, refuse_control_tokens
 from lossmask.conversation import Conversation
 from lossmask.errors import LossmaskError
@@ -110,7 +109,7 @@ def _by_whole_text(
         turns = [
             t for t in tagged_in(base, whole, setting.stops) if t.turn.message_index in trained
         ]
-        findings = differing_tags(turns, _generated(conversation, trained, setting))
+        findings = _held_against_inference(turns, conversation, trained, setting)
         found_by = {finding.message_index for finding in findings}
         lost = [index for index in _missing(trained, turns) if index not in found_by]
         findings += _not_there(lost, "no {% generation %} block holds this message")
@@ -133,16 +132,22 @@ def _missing(trained: Mapping[int, float], turns: Sequence[TokenizedTurn]) -> li
     return [index for index in trained if index not in shown]
 
 
-def _generated(
-    conversation: Conversation, trained: Mapping[int, float], setting: Setting
-) -> list[Turn]:
-    """Return what inference would generate, as far as it can be told."""
+def _held_against_inference(
+    tagged: Sequence[TokenizedTurn],
+    conversation: Conversation,
+    trained: Mapping[int, float],
+    setting: Setting,
+) -> tuple[Finding, ...]:
+    """Return where tags hold something else than inference generates, or why that is not known."""
     roles = [message["role"] for message in conversation.messages]
     answers = [index for index in trained if roles[index] == "assistant"]
     try:
-        return derive_turns(conversation, setting, answers)[0] if answers else []
-    except LossmaskError:  # the tags do not need it; each is reported as different
-        return []
+        generated = derive_turns(conversation, setting, answers)[0] if answers else []
+    except LossmaskError as error:  # the tags do not need it
+        index = answers[0] if error.message_index is None else error.message_index
+        detail = f"what inference generates cannot be told, to compare the tags: {error.detail}"
+        return (Finding("tags_differ", detail, index),)
+    return differing_tags(tagged, generated)
 
 
 def _tokenizer(setting: Setting) -> AnyTokenizer:
