@@ -23,7 +23,7 @@ from lossmask.traced_text import (
     concat,
     join,
     marks_of,
-    origins_of,
+    runs_of_text,
     substitute,
 )
 
@@ -158,7 +158,7 @@ class SafeText(TracedText):
         return self
 
     def __str__(self) -> str:
-        return TracedText(str.__str__(self), self._origins, self._marks)
+        return TracedText._with_runs(str.__str__(self), self._runs, self._marks)
 
     def __add__(self, other: str) -> str:
         return safe(concat((self, escaped(other)))) if isinstance(other, str) else NotImplemented
@@ -176,7 +176,9 @@ class SafeText(TracedText):
 def safe(value: object) -> SafeText:
     """Return the traced twin of ``Markup(value)``."""
     text = text_of(value)
-    return SafeText(str.__str__(text), origins_of(text), marks_of(text))
+    safe_text = SafeText._with_runs(str.__str__(text), runs_of_text(text), marks_of(text))
+    assert isinstance(safe_text, SafeText)
+    return safe_text
 
 
 def escaped(text: str) -> str:

@@ -10,6 +10,12 @@ operation made of several sources at once and that can therefore not be told apa
 (-3) for the text of tool schemas. Where an operation changes one source beyond recognition, the
 result keeps the leaf and takes the offset ``COARSE``.
 
+Origins are kept as *runs* ``(length, origin)``, since templates move whole strings: the characters
+of a run stand for consecutive characters of one leaf, or all have the same origin that is no such
+character::
+
+    <user>Hi!<end>      ((6, LITERAL), (3, 7 << 32 | 0), (5, LITERAL))
+
 A *mark* is a zero-width note at a position, such as "here message 3 begins". Marks survive the same
 operations as characters do.
 """
@@ -25,6 +31,9 @@ import numpy as np
 import numpy.typing as npt
 
 Origins = npt.NDArray[np.int64]
+
+Run = tuple[int, int]
+"""Length, and the origin of the first character."""
 
 LITERAL = -1
 MIXED = -2
@@ -56,8 +65,8 @@ class TracedText(str):
         ('<EL>', [1, 2])
     """
 
-    __slots__ = ("_marks", "_origins")  # underscores hide them from sandboxed templates
-    _origins: Origins
+    __slots__ = ("_marks", "_runs")  # underscores hide them from sandboxed templates
+    _runs: tuple[Run, ...]
     _marks: tuple[tuple[int, Mark], ...]
 
     def __new__(
@@ -66,10 +75,21 @@ class TracedText(str):
         origins: Origins | None = None,
         marks: tuple[tuple[int, Mark], ...] = (),
     ) -> TracedText:
-        traced = super().__new__(cls, text)
-        traced._origins = np.full(len(text), LITERAL, np.int64) if origins is None else origins
+        runs = runs_of(origins) if origins is not None else _constant(len(text), LITERAL)
+        return cls._with_runs(text, runs, marks)
+
+    @classmethod
+    def _with_runs(
+        cls, text: str, runs: tuple[Run, ...], marks: tuple[tuple[int, Mark], ...] = ()
+    ) -> TracedText:
+        traced = str.__new__(cls, text)
+        traced._runs = runs
         traced._marks = marks
         return traced
+
+    @property
+    def _origins(self) -> Origins:
+        return origins_of_runs(self._runs)
 
     def __str__(self) -> str:
         return self
@@ -87,7 +107,8 @@ class TracedText(str):
                     return type(self)("")
                 return self._cut(start, max(start, stop))
             return type(self)(text, self._origins[key])
-        return type(self)(text, self._origins[operator.index(key)].reshape(1))
+        at = operator.index(key) % len(self)
+        return self._with_runs(text, _cut_runs(self._runs, at, at + 1))
 
     def __add__(self, other: str) -> str:
         return concat((self, other)) if isinstance(other, str) else NotImplemented
@@ -118,14 +139,16 @@ class TracedText(str):
             if start <= position < stop or position == stop == last
         )
         text = str.__getitem__(self, slice(start, stop))
-        return type(self)(text, self._origins[start:stop], marks)
+        return self._with_runs(text, _cut_runs(self._runs, start, stop), marks)
 
     def _trimmed(self, start: int, stop: int) -> TracedText:
         """Return ``self[start:stop]``, marks of the trimmed ends moved to the borders."""
+        if start == 0 and stop == len(self):
+            return self
         width = stop - start
         marks = tuple((min(max(at - start, 0), width), mark) for at, mark in self._marks)
         text = str.__getitem__(self, slice(start, stop))
-        return type(self)(text, self._origins[start:stop], marks)
+        return self._with_runs(text, _cut_runs(self._runs, start, stop), marks)
 
     def strip(self, chars: str | None = None, /) -> str:
         start = len(self) - len(str.lstrip(self, chars))
@@ -261,12 +284,67 @@ class TracedText(str):
 
 def leaf_text(text: str, leaf: int) -> TracedText:
     """Wrap one string of the input: character k gets the origin ``(leaf, k)``."""
-    return TracedText(text, np.arange(len(text), dtype=np.int64) + (leaf << _LEAF_SHIFT))
+    return TracedText._with_runs(text, ((len(text), leaf << _LEAF_SHIFT),) if text else ())
 
 
 def origins_of(text: str) -> Origins:
     """Return one origin per character, int64 array (n,); all ``LITERAL`` for a plain string."""
     return text._origins if isinstance(text, TracedText) else np.full(len(text), LITERAL, np.int64)
+
+
+def runs_of_text(text: str) -> tuple[Run, ...]:
+    """Return the runs of a string; one that is ``LITERAL`` for a plain string."""
+    return text._runs if isinstance(text, TracedText) else _constant(len(text), LITERAL)
+
+
+def origins_of_runs(runs: Iterable[Run]) -> Origins:
+    """Return one origin per character of some runs, int64 array (n,)."""
+    pairs = np.array(runs, np.int64).reshape(-1, 2)
+    lengths, first = pairs[:, 0], pairs[:, 1]
+    starts = np.cumsum(lengths) - lengths
+    steps = (first >= 0) & (first & COARSE != COARSE)
+    within = np.arange(int(lengths.sum())) - np.repeat(starts, lengths)
+    origins: Origins = np.repeat(first, lengths) + within * np.repeat(steps, lengths)
+    return origins
+
+
+def runs_of(origins: Origins) -> tuple[Run, ...]:
+    """Return the runs of an array of origins.
+
+    Example:
+        >>> runs_of(np.array([-1, -1, 5, 6, 9]))
+        ((2, -1), (2, 5), (1, 9))
+    """
+    if not len(origins):
+        return ()
+    steps = (origins >= 0) & (origins & COARSE != COARSE)
+    begins = np.flatnonzero(origins[1:] != origins[:-1] + steps[:-1]) + 1
+    starts = np.concatenate([[0], begins])
+    lengths = np.diff(np.append(starts, len(origins)))
+    return tuple(zip(lengths.tolist(), origins[starts].tolist(), strict=True))
+
+
+def _constant(length: int, origin: int) -> tuple[Run, ...]:
+    return ((length, origin),) if length else ()
+
+
+def _is_place(origin: int) -> bool:
+    """Return whether an origin names a character, so that the next one follows it."""
+    return origin >= 0 and origin & COARSE != COARSE
+
+
+def _cut_runs(runs: tuple[Run, ...], start: int, stop: int) -> tuple[Run, ...]:
+    """Return the runs of ``text[start:stop]``."""
+    kept: list[Run] = []
+    at = 0
+    for length, origin in runs:
+        first, last = max(start - at, 0), min(stop - at, length)
+        if first < last:
+            kept.append((last - first, origin + first if _is_place(origin) else origin))
+        at += length
+        if at >= stop:
+            break
+    return tuple(kept)
 
 
 def marks_of(text: str) -> tuple[tuple[int, Mark], ...]:
@@ -291,20 +369,32 @@ def concat(parts: Iterable[str]) -> str:
         A plain ``str`` when no part is traced, else a :class:`TracedText`.
     """
     pieces = [part for part in parts if part or isinstance(part, TracedText)]
-    if not any(isinstance(piece, TracedText) for piece in pieces):
-        return "".join(pieces)
-    origins: list[Origins] = []
+    text = "".join(pieces)
+    runs: list[Run] = []
     marks: list[tuple[int, Mark]] = []
-    at = 0
+    is_traced = False
+    at = literal = 0  # characters of the literal run that is not in `runs` yet
     for piece in pieces:
-        if isinstance(piece, TracedText):
-            origins.append(piece._origins)
+        if not isinstance(piece, TracedText):
+            literal += len(piece)
+        else:
+            is_traced = True
             if piece._marks:
                 marks.extend((at + position, mark) for position, mark in piece._marks)
-        else:
-            origins.append(np.full(len(piece), LITERAL, np.int64))
+            for run in piece._runs:
+                if run[1] == LITERAL:
+                    literal += run[0]
+                    continue
+                if literal:
+                    runs.append((literal, LITERAL))
+                    literal = 0
+                runs.append(run)
         at += len(piece)
-    return TracedText("".join(pieces), np.concatenate(origins), tuple(marks))
+    if not is_traced:
+        return text
+    if literal:
+        runs.append((literal, LITERAL))
+    return TracedText._with_runs(text, tuple(runs), tuple(marks))
 
 
 def join(separator: str, items: Iterable[str]) -> str:
@@ -336,7 +426,7 @@ def coarse(text: str, sources: Iterable[object]) -> str:
         return text
     is_mixed = len(leaves) > 1 or min(leaves) < 0
     origin = MIXED if is_mixed else (leaves.pop() << _LEAF_SHIFT) | COARSE
-    return TracedText(text, np.full(len(text), origin, np.int64))
+    return TracedText._with_runs(text, _constant(len(text), origin))
 
 
 class TracedInt(int):
@@ -370,7 +460,8 @@ def _leaves_in(source: object) -> Iterator[int]:
     if isinstance(source, (TracedInt, TracedFloat)):
         source = source._source
     if isinstance(source, TracedText):
-        yield from np.unique(leaf_of(source._origins[source._origins != LITERAL])).tolist()
+        origins = {origin for _, origin in source._runs if origin != LITERAL}
+        yield from sorted({o >> _LEAF_SHIFT if o >= 0 else o for o in origins})
     elif isinstance(source, Mapping):
         for key, value in source.items():
             yield from _leaves_in(key)
@@ -392,7 +483,7 @@ def _per_character(text: TracedText, change: Callable[[str], str]) -> str:
     """Apply a change that maps characters one by one, or fall back to the coarse origin."""
     changed = change(str.__getitem__(text, slice(None)))
     if len(changed) == len(text):
-        return type(text)(changed, text._origins, text._marks)
+        return text._with_runs(changed, text._runs, text._marks)
     pieces = [change(character) for character in str.__iter__(text)]
     return _spread(text, pieces) if "".join(pieces) == changed else coarse(changed, (text,))
 
