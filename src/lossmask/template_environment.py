@@ -18,6 +18,7 @@ What is added:
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -62,6 +63,11 @@ class TracedMessage(dict[str, Any]):
         self._lossmask_message_index = index
 
 
+_PLAIN_STRINGS = frozenset({str, TracedText})
+_MAPPINGS = frozenset({dict, TracedMessage})
+_OF_MAPPINGS = frozenset(dir(TracedMessage({}, 0)))  # names that are no key first of all
+
+
 class _GenerationMarks(Extension):
     """Parse ``{% generation %}`` into its body between two marks, in a scope of its own.
 
@@ -82,14 +88,47 @@ class _GenerationMarks(Extension):
 
 
 class _TracingCodeGenerator(CodeGenerator):
-    """Compile ``a ~ b`` to a call that keeps origins."""
+    """Compile ``a ~ b`` and ``a + b + c`` to one call that keeps origins, and marks to plain calls."""
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
-        self.write("environment.join_values((")
-        for part in node.nodes:
+        self._call_with_tuple("join_values", node.nodes, frame)
+
+    def visit_Add(self, node: nodes.Add, frame: Frame) -> None:
+        terms = _terms(node)
+        if len(terms) < _MANY_TERMS:
+            super().visit_Add(node, frame)
+        else:
+            self._call_with_tuple("add_values", terms, frame)
+
+    def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:
+        if not (isinstance(node.node, nodes.EnvironmentAttribute) and node.node.name in _MARKING):
+            super().visit_Call(node, frame, forward_caller=forward_caller)
+            return
+        self.write(f"environment.{node.node.name}(")  # ours: the sandbox has nothing to check
+        for argument in node.args:
+            self.visit(argument, frame)
+            self.write(", ")
+        self.write(")")
+
+    def _call_with_tuple(self, method: str, parts: Iterable[nodes.Expr], frame: Frame) -> None:
+        self.write(f"environment.{method}((")
+        for part in parts:
             self.visit(part, frame)
             self.write(", ")
         self.write("))")
+
+
+_MARKING = frozenset({"mark_start", "mark_end", "mark_generation"})
+_MANY_TERMS = 3
+
+
+def _terms(node: nodes.Expr) -> list[nodes.Expr]:
+    """Return the terms of ``a + b + c``, which is ``(a + b) + c``."""
+    terms = []
+    while isinstance(node, nodes.Add):
+        terms.append(node.right)
+        node = node.left
+    return [node, *reversed(terms)]
 
 
 class TracingEnvironment(ImmutableSandboxedEnvironment):
@@ -117,6 +156,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         self.filters.update(_TRACED_FILTERS)
         self.current_message: int | None = None
         self._loop_message: dict[int, int] = {}
+        self._mark_texts: dict[tuple[str, int], str] = {}
         self._outer_message: dict[int, int | None] = {}
 
     def begin(self) -> None:
@@ -133,13 +173,16 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
 
     def mark_start(self, loop: int, *values: object) -> str:
         """Return the mark that opens a loop body, or nothing if no message is bound."""
-        indices = [v._lossmask_message_index for v in values if isinstance(v, TracedMessage)]
-        if not indices:
+        for value in values:
+            if type(value) is TracedMessage:
+                break
+        else:
             self._loop_message.pop(loop, None)
             return ""
+        index = value._lossmask_message_index
         self._outer_message[loop] = self.current_message
-        self.current_message = self._loop_message[loop] = indices[0]
-        return mark_text(Mark("start", indices[0]))
+        self.current_message = self._loop_message[loop] = index
+        return self._mark("start", index)
 
     def mark_end(self, loop: int) -> str:
         """Return the mark that closes a loop body, or nothing if no message was bound."""
@@ -147,18 +190,33 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         if index is None:
             return ""
         self.current_message = self._outer_message[loop]
-        return mark_text(Mark("end", index))
+        return self._mark("end", index)
 
     def mark_generation(self, kind: Any) -> str:
         """Return the mark of a ``{% generation %}`` tag."""
         message = self.current_message
-        return mark_text(Mark(kind, -1 if message is None else message))
+        return self._mark(kind, -1 if message is None else message)
+
+    def _mark(self, kind: Any, index: int) -> str:
+        known = self._mark_texts.get((kind, index))
+        if known is None:
+            known = self._mark_texts[kind, index] = mark_text(Mark(kind, index))
+        return known
 
     def join_values(self, values: Iterable[object]) -> str:
         """Return ``a ~ b ~ …``."""
         return concat([text_of(value) for value in values])
 
+    def add_values(self, values: tuple[Any, ...]) -> Any:
+        """Return ``a + b + c + …``: strings at once, anything else one after the other."""
+        for value in values:
+            if type(value) not in _PLAIN_STRINGS:
+                return functools.reduce(operator.add, values)
+        return concat(values)
+
     def getattr(self, obj: Any, attribute: str) -> Any:
+        if type(obj) in _MAPPINGS and attribute not in _OF_MAPPINGS:
+            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
         if attribute == "encode" and isinstance(obj, TracedText):
             raise jinja2.TemplateError("bytes cannot be traced")
         if type(obj) is str and hasattr(str, attribute):
@@ -166,6 +224,8 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
+        if type(obj) in _MAPPINGS and type(argument) is str and argument in obj:
+            return obj[argument]
         if type(obj) is str and isinstance(argument, str):
             obj = TracedText(obj)
         return super().getitem(obj, argument)

@@ -368,19 +368,20 @@ def concat(parts: Iterable[str]) -> str:
     Returns:
         A plain ``str`` when no part is traced, else a :class:`TracedText`.
     """
-    pieces = [part for part in parts if part or isinstance(part, TracedText)]
+    pieces = parts if isinstance(parts, (list, tuple)) else list(parts)
     text = "".join(pieces)
     runs: list[Run] = []
     marks: list[tuple[int, Mark]] = []
     is_traced = False
     at = literal = 0  # characters of the literal run that is not in `runs` yet
     for piece in pieces:
+        length = len(piece)
         if not isinstance(piece, TracedText):
-            literal += len(piece)
+            literal += length
         else:
             is_traced = True
-            if piece._marks:
-                marks.extend((at + position, mark) for position, mark in piece._marks)
+            for position, mark in piece._marks:
+                marks.append((at + position, mark))
             for run in piece._runs:
                 if run[1] == LITERAL:
                     literal += run[0]
@@ -389,7 +390,7 @@ def concat(parts: Iterable[str]) -> str:
                     runs.append((literal, LITERAL))
                     literal = 0
                 runs.append(run)
-        at += len(piece)
+        at += length
     if not is_traced:
         return text
     if literal:
