@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -40,7 +41,8 @@ def exit_code_of(function: Any, *arguments: Any) -> int:
 
 def spin(limits: Limits, messages: int) -> None:
     make_disposable()
-    with confined(limits, messages):
+    with confined(limits) as begin_row:
+        begin_row(messages)
         while True:
             pass
 
@@ -52,7 +54,8 @@ def compare_in_native_code(limits: Limits) -> None:
     right: list[Any] = [1]
     for _ in range(60):
         left, right = [left, left], [right, right]
-    with confined(limits, 0):
+    with confined(limits) as begin_row:
+        begin_row(0)
         assert left == right
 
 
@@ -75,7 +78,8 @@ def test_each_message_gives_a_second_more() -> None:
 
 @linux
 def test_memory_beyond_the_limit_is_refused_and_the_limit_ends_with_the_block() -> None:
-    with confined(Limits(60, 0.25), 0):
+    with confined(Limits(60, 0.25)) as begin_row:
+        begin_row(0)
         assert len(bytearray(GIBIBYTE // 8)) == GIBIBYTE // 8
         with pytest.raises(MemoryError):
             bytearray(GIBIBYTE // 2)
@@ -87,12 +91,13 @@ def test_the_limits_before_are_back_after_an_error() -> None:
     kinds = (resource.RLIMIT_AS, resource.RLIMIT_CPU)
     before = [resource.getrlimit(kind) for kind in kinds]
 
-    def fail() -> None:
+    def fail(begin_row: Callable[[int], None]) -> None:
+        begin_row(0)
         assert resource.getrlimit(resource.RLIMIT_CPU)[0] != resource.RLIM_INFINITY
         raise KeyError
 
-    with pytest.raises(KeyError), confined(Limits(), 0):
-        fail()
+    with pytest.raises(KeyError), confined(Limits()) as begin_row:
+        fail(begin_row)
     assert [resource.getrlimit(kind) for kind in kinds] == before
 
 
@@ -101,9 +106,11 @@ def test_a_limit_that_is_lower_already_stays() -> None:
     before = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (100_000, before[1]))
     try:
-        with confined(Limits(1_000_000), 0):
+        with confined(Limits(1_000_000)) as begin_row:
+            begin_row(0)
             assert resource.getrlimit(resource.RLIMIT_CPU)[0] == 100_000
-        with confined(Limits(50), 0):
+        with confined(Limits(50)) as begin_row:
+            begin_row(0)
             assert resource.getrlimit(resource.RLIMIT_CPU)[0] < 100_000
     finally:
         resource.setrlimit(resource.RLIMIT_CPU, before)

@@ -18,6 +18,7 @@ from lossmask.errors import ParityError, TemplateError
 from lossmask.perturbation import Observation
 from lossmask.probes import PROBES
 from lossmask.proof import Proof, compare, prove, prove_once, prove_template
+from lossmask.remembered import folder
 from lossmask.rendering import ChatTemplate, Rendering
 from lossmask.traced_text import COARSE
 from tests import corpus
@@ -311,7 +312,7 @@ def test_proofs_lie_where_the_environment_says(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert proof._folder() == Path(expected)
+    assert folder("proofs") == Path(expected)
 
 
 TEXTS = [("Hi bob. Ho 10!", "See you <there> & 'then'."), ('Straße ﬁ\n\t"q" \\ é', "a b c")]

@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,8 +26,25 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork and 
 LIMITS = Limits(seconds=0.1, gibibytes=1)
 
 
+class Together:
+    """Stands in for what encodes rows together."""
+
+    def lay_out(self, row: Mapping[str, Any]) -> object:
+        if row["do"] == "hang early":
+            while True:
+                pass
+        return row["do"] if row["do"].startswith("together") else None
+
+    def tokenize(self, layouts: Sequence[object]) -> Any:
+        if "together, crash" in layouts:
+            os.kill(os.getpid(), signal.SIGTRAP)
+        return SimpleNamespace(is_exact=[False] * len(layouts))
+
+
 class Patient:
     """Stands in for an encoder: does to its process what a row says."""
+
+    row_batches = Together()
 
     def __init__(self, notes: Path | None = None) -> None:
         self.notes = notes
@@ -104,6 +122,18 @@ def test_rows_that_end_their_process_are_rejected_and_no_others(count: int) -> N
         ["template_limits"],
     ]
     assert sum(told) == sum(len(raw.data) + 1 for encoded in chunks for raw in encoded.rows)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_rows_that_end_their_process_together_are_encoded_one_by_one(
+    tmp_path: Path, count: int
+) -> None:
+    notes = tmp_path / "notes"
+    dos = ("a", "together, fine", "together, crash", "hang early", "b")
+    with workers(lambda: Patient(notes)) as pool:
+        [encoded] = pool.encode([chunk(*dos)], count)
+    assert words(encoded) == ["a", *dos[1:3], "processor time", "b"]
+    assert notes.read_text().split("\n") == ["a", *dos[1:3], "b", ""]  # each once
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -21,7 +21,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,29 +72,41 @@ class Limits:
 
 
 @contextmanager
-def confined(limits: Limits, messages: int) -> Iterator[None]:
-    """Let this process end, or raise ``MemoryError``, if the block goes beyond the limits.
+def confined(limits: Limits) -> Iterator[Callable[[int], None]]:
+    """Let this process end, or raise ``MemoryError``, if a row goes beyond the limits.
 
-    Only for a process that may be lost. The kernel counts whole seconds of processor time, so a
-    block may take up to one more than it is allowed.
+    Only for a process that may be lost. The kernel counts whole seconds of processor time, so a row
+    may take up to one more than it is allowed. Memory is counted from the beginning of the block.
 
     Args:
-        limits: What the block may cost.
-        messages: Messages of the row that the block encodes.
+        limits: What each row may cost.
+
+    Yields:
+        To be called when a row begins, with its number of messages.
     """
     if sys.platform == "win32":
-        yield
+        yield lambda messages: None
         return
-    seconds = math.ceil(time.process_time() + limits.seconds + messages)
-    allowed = {resource.RLIMIT_CPU: seconds}
+    allowed = [resource.RLIMIT_CPU]
     if _ADDRESS_SPACE.exists():
-        used = int(_ADDRESS_SPACE.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        allowed[resource.RLIMIT_AS] = used + int(limits.gibibytes * GIBIBYTE)
+        allowed.append(resource.RLIMIT_AS)
     before = {kind: resource.getrlimit(kind) for kind in allowed}
-    for kind, limit in allowed.items():
-        _lower(kind, limit)
+    if resource.RLIMIT_AS in before:
+        used = int(_ADDRESS_SPACE.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        _lower(resource.RLIMIT_AS, used + int(limits.gibibytes * GIBIBYTE))
+    soft, hard = before[resource.RLIMIT_CPU]
+    most = min((each for each in (soft, hard) if each != resource.RLIM_INFINITY), default=None)
+    armed = 0
+
+    def begin_row(messages: int) -> None:
+        nonlocal armed
+        seconds = math.ceil(time.process_time() + limits.seconds + messages)
+        if seconds != armed:
+            armed = seconds if most is None else min(seconds, most)
+            resource.setrlimit(resource.RLIMIT_CPU, (armed, hard))
+
     try:
-        yield
+        yield begin_row
     finally:
         for kind, both in before.items():
             resource.setrlimit(kind, both)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from lossmask.data_files import RawRow
 from lossmask.errors import LossmaskError
 from lossmask.outcome import Outcome, Rejection
+from lossmask.plain_tokens import FlatTokens
 
 _TOKEN_COLUMNS = ("input_ids", "labels", "loss_weights", "message_index")
 _COLUMNS = ("row", *_TOKEN_COLUMNS)
@@ -99,6 +100,19 @@ class EncodedRows:
                 self.columns[name].append(getattr(example, name))
             if example.ignorable is not None:
                 self.columns.setdefault("ignorable", []).append(example.ignorable)
+
+    def add_flat(self, raw: RawRow, tokens: FlatTokens, number: int) -> None:
+        """Take the next row, which became one example of a batch and has no findings."""
+        first, end = tokens.starts[number], tokens.starts[number + 1]
+        counts = self.counts
+        counts.rows_in += 1
+        counts.rows_kept += 1
+        counts.examples += 1
+        counts.tokens += int(end - first)
+        counts.supervised_tokens += int(tokens.loss_weights[first:end].sum())
+        self.columns["row"].append(raw.row)
+        for name in _TOKEN_COLUMNS:
+            self.columns[name].append(getattr(tokens, name)[first:end])
 
     def close(self) -> None:
         """Turn the kept examples into a Parquet file."""

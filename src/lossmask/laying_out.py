@@ -100,7 +100,7 @@ def _by_whole_text(
     conversation: Conversation, trained: Mapping[int, float], setting: Setting
 ) -> tuple[list[Group], tuple[Finding, ...]]:
     """Lay out messages, or what the template tags, in the whole rendering."""
-    whole = Beginnings(conversation, setting).full(len(conversation.messages))
+    whole = Beginnings.of(conversation, setting).whole
     refuse_surrogates(whole)
     base = whole_text(whole, _tokenizer(setting))
     refuse_control_tokens([base.turn], conversation, setting)

@@ -4,23 +4,19 @@ In: a chat template. Out: a :class:`Proof`, or an error that says where the deri
 few conversations are rendered and traced through the template (``rendering``), and observed from
 outside (``perturbation``), which calls transformers alone; both must tell the same.
 
-A template is proven once. The proof is remembered in the process and in a file per template and
-versions, under ``$LOSSMASK_CACHE``, ``$XDG_CACHE_HOME/lossmask`` or ``~/.cache/lossmask``; a file
-that cannot be read or written only means that the template is proven again.
+A template is proven once. The proof is remembered in the process and on disk (``remembered``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +25,7 @@ import numpy.typing as npt
 from lossmask.errors import ParityError, TemplateError
 from lossmask.perturbation import Observation, observe
 from lossmask.probes import PROBES
+from lossmask.remembered import recall, remember
 from lossmask.rendering import ChatTemplate, Message, Rendering
 from lossmask.traced_text import COARSE, Origins, leaf_of
 
@@ -36,6 +33,8 @@ _CONTEXT = 20  # characters of text shown on either side of a disagreement
 _DERIVATION = (  # the modules whose work a proof is about
     "rendering",
     "template_environment",
+    "template_tail",
+    "look_ahead",
     "traced_text",
     "traced_formatting",
     "perturbation",
@@ -78,15 +77,14 @@ def prove_once(
     if isinstance(known, ParityError):
         raise ParityError(known.detail, reason=known.reason)
     if known is None:
-        path = _folder() / f"{key}.json"
-        known = _read(path, key)
+        known = _recall(key)
         if known is None:
             try:
                 known = prove_template(template, template_variables)
             except ParityError as error:
                 _proven[key] = error
                 raise
-            _write(path, key, known)
+            remember("proofs", key, asdict(known))
         _proven[key] = known
     return known
 
@@ -289,33 +287,12 @@ def _versions() -> tuple[str, ...]:
     return (code.hexdigest(), *map(version, ("lossmask", "transformers", "jinja2")))
 
 
-def _folder() -> Path:
-    """Return the folder of remembered proofs, whether or not it exists."""
-    own = os.environ.get("LOSSMASK_CACHE")
-    if own:
-        return Path(own) / "proofs"
-    shared = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(shared) / "lossmask" / "proofs"
-
-
-def _read(path: Path, key: str) -> Proof | None:
-    """Return a remembered proof, None if there is none or the file is not what was written."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("key") != key:
-            return None
-        return Proof(**{**content, "undetermined": tuple(content["undetermined"])})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+def _recall(key: str) -> Proof | None:
+    """Return a remembered proof, None if there is none or it is not what was written."""
+    content = recall("proofs", key)
+    if content is None:
         return None
-
-
-def _write(path: Path, key: str, proof: Proof) -> None:
-    """Remember a proof where possible; whole, or not at all."""
-    unfinished = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps({"key": key, **asdict(proof)}), encoding="utf-8")
-        unfinished.replace(path)
-    except OSError:  # read-only or full: the next process proves the template again
-        with suppress(OSError):
-            unfinished.unlink()
+        return Proof(**{**content, "undetermined": tuple(content["undetermined"])})
+    except (TypeError, KeyError):
+        return None

@@ -30,6 +30,17 @@ class AnyTemplate(Protocol):
         """Render without origins."""
         ...
 
+    def render_prompt(
+        self,
+        messages: Sequence[Message],
+        whole: Rendering,
+        *,
+        tools: Sequence[Any] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Render with generation prompt the messages that a whole conversation begins with."""
+        ...
+
     def render(
         self,
         messages: Sequence[Message],

@@ -200,6 +200,22 @@ class ObservedTemplate:
         output = self._run(messages, tools, add_generation_prompt)
         return self._text(output, remember_as="prompt" if add_generation_prompt else None)
 
+    def render_prompt(
+        self,
+        messages: Sequence[Message],
+        whole: Rendering,
+        *,
+        tools: Sequence[Any] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Render messages with generation prompt; nothing is known from the whole conversation."""
+        return self.render_text(
+            messages,
+            tools=tools,
+            add_generation_prompt=True,
+            template_variables=template_variables,
+        )
+
     def render(
         self,
         messages: Sequence[Message],

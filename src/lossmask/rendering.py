@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+from zlib import adler32
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from jinja2 import TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
 from lossmask.errors import TemplateError, TokenizerError
+from lossmask.look_ahead import WatchedMessages
 from lossmask.template_environment import TracedMessage, TracingEnvironment
 from lossmask.traced_text import (
     COARSE,
@@ -25,14 +27,18 @@ from lossmask.traced_text import (
     OF_TOOLS,
     Mark,
     Origins,
+    Run,
     TracedText,
     leaf_of,
     leaf_text,
     marks_of,
     origins_of,
+    runs_of_text,
 )
 
 Message = dict[str, Any]
+_COMPARED_AT_FIRST = 16  # renderings of a template
+_ONE_IN = 251  # of those that come later
 _UNTRACED_KEYS = frozenset({"role"})  # the role is scaffolding: a header names it, nobody wrote it
 
 
@@ -61,12 +67,24 @@ class Rendering:
         origins: int64 array (n,), see ``traced_text``; negative for template scaffolding.
         leaves: The strings of the conversation; origins index them.
         marks: ``(position, mark)``, where the loop over messages begins and ends each one.
+        ends: Number of messages -> where these, rendered alone, are proven to end: what they render
+            to is ``text[:ends[k]]``, and the constant generation prompt where it is asked for.
     """
 
     text: str
     origins: Origins
     leaves: tuple[Leaf, ...]
     marks: tuple[tuple[int, Mark], ...]
+    ends: Mapping[int, int] = field(default_factory=dict)
+
+    def beginning(self, count: int) -> Rendering:
+        """Return the rendering of the first ``count`` messages, one of ``ends``."""
+        end = self.ends[count]
+        leaves = tuple(leaf for leaf in self.leaves if leaf.message_index < count)
+        marks = tuple(
+            (at, mark) for at, mark in self.marks if at <= end and mark.message_index < count
+        )
+        return Rendering(self.text[:end], self.origins[:end], leaves, marks)
 
     def message_index(self) -> npt.NDArray[np.int32]:
         """Return the message each character came from, int32 array (n,), -1 = scaffolding."""
@@ -129,6 +147,8 @@ class ChatTemplate:
         self.given = chat_template
         self.trace_tools = trace_tools
         self._compiled: dict[str, tuple[TracingEnvironment, Any]] = {}
+        self._rendered = 0
+        self._invitations: dict[tuple[str, str], str] = {}  # generation prompts that are constant
         if chat_template is None and not tokenizer.chat_template:
             raise no_chat_template(f"the tokenizer {tokenizer.name_or_path!r}")
         _check_syntax(self.source())
@@ -193,29 +213,115 @@ class ChatTemplate:
         Raises:
             TemplateError: The template raised, or the traced text differs from transformers' text.
         """
-        expected = self.render_text(
-            messages,
-            tools=tools,
-            add_generation_prompt=add_generation_prompt,
-            template_variables=template_variables,
-        )
+        options: dict[str, Any] = {
+            "tools": tools,
+            "add_generation_prompt": add_generation_prompt,
+            "template_variables": template_variables,
+        }
         try:
             text, leaves = self._trace(messages, tools, add_generation_prompt, template_variables)
         except MemoryError:
             raise
-        except Exception as error:  # transformers rendered it, so whatever this is, it is ours
+        except Exception as error:
+            self.render_text(messages, **options)  # raises if it is the template's own error
             raise TemplateError(
                 f"the template renders, but cannot be traced: {type(error).__name__}: {error}",
                 reason="cannot_trace",
             ) from error
-        if text != expected:
-            at = shared_length(text, expected)
-            raise TemplateError(
-                f"the traced text differs from transformers' at character {at}: "
-                f"{text[at : at + 20]!r} instead of {expected[at : at + 20]!r}",
-                reason="cannot_trace",
-            )
-        return _checked(Rendering(expected, origins_of(text), leaves, marks_of(text)))
+        environment = self._compiled[self.source(tools)][0]
+        if environment.is_unproven or self.is_due(text):
+            self._compare(text, self.render_text(messages, **options))
+        ends = {} if add_generation_prompt else _proven_ends(environment, text, len(messages))
+        plain = str.__str__(text)
+        return _checked(Rendering(plain, origins_of(text), leaves, marks_of(text), ends))
+
+    def render_prompt(
+        self,
+        messages: Sequence[Message],
+        whole: Rendering,
+        *,
+        tools: Sequence[Any] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Render with generation prompt the messages that a whole conversation begins with.
+
+        Args:
+            messages: The first messages.
+            whole: The conversation, rendered without generation prompt. Where it proves how they
+                end, only the generation prompt has to be known, which is the same each time.
+            tools: As for ``whole``.
+            template_variables: As for ``whole``.
+
+        Raises:
+            TemplateError: The template raised, or it does not what was proven.
+        """
+        options: dict[str, Any] = {"tools": tools, "template_variables": template_variables}
+        end = whole.ends.get(len(messages))
+        if end is None:
+            return self.render_text(messages, add_generation_prompt=True, **options)
+        invitation = self.invitation(tools, template_variables)
+        begins = whole.text[:end]
+        if invitation is None or self.is_due(begins):
+            expected = self.render_text(messages, add_generation_prompt=True, **options)
+            if invitation is None and expected.startswith(begins):
+                invitation = expected[end:]
+                self._invitations[self.source(tools), repr(template_variables or {})] = invitation
+            self._compare(begins + (invitation or ""), expected)
+            return expected
+        return begins + invitation
+
+    def invitation(
+        self, tools: Sequence[Any] | None, template_variables: Mapping[str, Any] | None
+    ) -> str | None:
+        """Return the constant generation prompt, None if none was needed yet."""
+        return self._invitations.get((self.source(tools), repr(template_variables or {})))
+
+    def trace_plain(
+        self, traced: Sequence[Message], variables: Mapping[str, Any]
+    ) -> tuple[str, Sequence[Run], Mapping[int, int]] | None:
+        """Render messages of strings alone, without generation prompt.
+
+        Args:
+            traced: Messages whose contents are traced.
+            variables: All other variables of the template.
+
+        Returns:
+            The text, its runs, and where its beginnings end that render alike, all of it included;
+            None if the template raises, or computes anything by another code than transformers'.
+        """
+        environment, compiled = self._compile(self.source(None))
+        environment.begin(len(traced))
+        try:
+            text = compiled.render(messages=WatchedMessages(traced, environment.watch), **variables)
+        except MemoryError:
+            raise
+        except Exception:  # whatever it is, the whole way says it
+            return None
+        if environment.is_unproven or not isinstance(text, TracedText):
+            return None
+        ends = _proven_ends(environment, text, len(traced))
+        return str.__str__(text), runs_of_text(text), ends | {len(traced): len(text)}
+
+    def is_due(self, text: str) -> bool:
+        """Return whether a text is to be held against transformers' own, whatever is proven.
+
+        The first ones of a template are, and one in 64 later; which, the text itself tells.
+        """
+        self._rendered += 1
+        return (
+            self._rendered <= _COMPARED_AT_FIRST
+            or adler32(text.encode("utf-8", "replace")) % 64 == 0
+        )
+
+    def _compare(self, text: str, expected: str) -> None:
+        if text == expected:
+            return
+        at = shared_length(text, expected)
+        raise TemplateError(
+            f"the traced text differs from transformers' at character {at}: "
+            f"{text[at : at + 20]!r} instead of {expected[at : at + 20]!r}",
+            reason="cannot_trace",
+        )
 
     def _trace(
         self,
@@ -225,14 +331,16 @@ class ChatTemplate:
         template_variables: Mapping[str, Any] | None,
     ) -> tuple[str, tuple[Leaf, ...]]:
         environment, compiled = self._compile(self.source(tools))
-        environment.begin()
+        environment.begin(len(messages))
         seen = self._seen_by_template(messages, tools, template_variables or {})
         seen.setdefault("documents", None)
         traced, leaves = trace_messages(seen.pop("messages"))
         if self.trace_tools:
             seen["tools"] = _of_tools(seen.get("tools"))
         text: str = compiled.render(
-            messages=traced, add_generation_prompt=add_generation_prompt, **seen
+            messages=WatchedMessages(traced, environment.watch),
+            add_generation_prompt=add_generation_prompt,
+            **seen,
         )
         return text, leaves
 
@@ -291,6 +399,14 @@ class NoTemplate:
         return ""
 
     def render_text(self, messages: Sequence[Message], **options: Any) -> str:
+        """Raise.
+
+        Raises:
+            TemplateError: Always.
+        """
+        raise no_chat_template("the tokenizer")
+
+    def render_prompt(self, messages: Sequence[Message], whole: Rendering, **options: Any) -> str:
         """Raise.
 
         Raises:
@@ -378,6 +494,26 @@ def _of_tools(value: Any) -> Any:
     if isinstance(value, dict):
         return {_of_tools(key): _of_tools(item) for key, item in value.items()}
     return [_of_tools(item) for item in value] if isinstance(value, list) else value
+
+
+def _proven_ends(environment: TracingEnvironment, text: str, count: int) -> dict[int, int]:
+    """Return where each beginning of a conversation ends that is proven to render alike.
+
+    Args:
+        environment: As the rendering left it.
+        text: Rendered without generation prompt.
+        count: Number of messages.
+    """
+    marks = [(at, mark) for at, mark in marks_of(text) if mark.kind in ("start", "end")]
+    if not marks or not environment.marking_loops <= environment.constant_tails:
+        return {}
+    first = marks[0][1].message_index
+    kinds = [(mark.kind, mark.message_index) for _, mark in marks]
+    each_once = [(kind, index) for index in range(first, count) for kind in ("start", "end")]
+    if kinds != each_once or marks[-1][0] != len(text):  # a text behind the loop
+        return {}
+    ends = {first: marks[0][0]} | {mark.message_index + 1: at for at, mark in marks[1::2]}
+    return {k: end for k, end in ends.items() if k and environment.watch.holds(k)}
 
 
 def _checked(rendering: Rendering) -> Rendering:

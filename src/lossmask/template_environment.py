@@ -12,7 +12,9 @@ What is added:
 * every ``for`` body begins and ends with a zero-width mark that names the message the loop variable
   holds; a ``{% generation %}`` block becomes a pair of marks;
 * any other filter that turns a traced string into a plain one has its result take the coarse
-  origin: no operation can lose where text came from.
+  origin: no operation can lose where text came from;
+* what a template reads of the messages, and when, is noted (``look_ahead``), and whether anything
+  was computed by another code than transformers' own (``is_unproven``).
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
+from lossmask.look_ahead import Watch
+from lossmask.template_tail import loops_with_constant_tail
 from lossmask.traced_formatting import (
     SafeText,
     dumps,
@@ -64,6 +68,9 @@ class TracedMessage(dict[str, Any]):
 
 
 _PLAIN_STRINGS = frozenset({str, TracedText})
+_AS_IN_STR = frozenset(
+    {"strip", "lstrip", "rstrip", "startswith", "endswith", "find", "rfind", "index", "count"}
+)  # methods that TracedText leaves to str, or that cut by what str finds
 _MAPPINGS = frozenset({dict, TracedMessage})
 _OF_MAPPINGS = frozenset(dir(TracedMessage({}, 0)))  # names that are no key first of all
 
@@ -88,12 +95,12 @@ class _GenerationMarks(Extension):
 
 
 class _TracingCodeGenerator(CodeGenerator):
-    """Compile ``a ~ b`` and ``a + b + c`` to one call that keeps origins, and marks to plain calls."""
+    """Compile ``a ~ b`` and ``a + b + c`` to one call that keeps origins, marks to plain calls."""
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         self._call_with_tuple("join_values", node.nodes, frame)
 
-    def visit_Add(self, node: nodes.Add, frame: Frame) -> None:
+    def visit_Add(self, node: nodes.BinExpr, frame: Frame) -> None:
         terms = _terms(node)
         if len(terms) < _MANY_TERMS:
             super().visit_Add(node, frame)
@@ -146,28 +153,41 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[_GenerationMarks, loopcontrols],
-            finalize=_finalize,
+            finalize=self._finalize,
         )
         reference = _compile_jinja_template("").environment
         self.globals.update(reference.globals)
         self.filters.update(
             {name: _keep_origin(function) for name, function in reference.filters.items()}
         )
-        self.filters.update(_TRACED_FILTERS)
+        self.filters.update(
+            {name: self._unproven(function) for name, function in _TRACED_FILTERS.items()}
+        )
+        self.filters["attr"] = self._unproven(self.filters["attr"])  # leads to any method
         self.current_message: int | None = None
+        self.watch = Watch()
+        self.is_unproven = False
+        self.constant_tails: frozenset[int] = frozenset()
+        self.marking_loops: set[int] = set()
         self._loop_message: dict[int, int] = {}
         self._mark_texts: dict[tuple[str, int], str] = {}
         self._outer_message: dict[int, int | None] = {}
 
-    def begin(self) -> None:
-        """Forget the state of the rendering before."""
+    def begin(self, messages: int = 0) -> None:
+        """Forget the state of the rendering before; the one to come is of ``messages`` messages."""
         self.current_message = None
+        self.is_unproven = False
+        self.marking_loops.clear()
+        self.watch.begin(messages)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         template = super()._parse(source, name, filename)
         if template.find(nodes.EvalContextModifier) is not None:
             raise jinja2.TemplateSyntaxError("lossmask cannot trace {% autoescape %}", 1)
-        _mark_loops(template)
+        constant = loops_with_constant_tail(template)
+        self.constant_tails = frozenset(
+            number for number, loop in enumerate(_mark_loops(template)) if loop in constant
+        )
         template.set_environment(self)
         return template
 
@@ -182,6 +202,8 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         index = value._lossmask_message_index
         self._outer_message[loop] = self.current_message
         self.current_message = self._loop_message[loop] = index
+        self.marking_loops.add(loop)
+        self.watch.start(index)
         return self._mark("start", index)
 
     def mark_end(self, loop: int) -> str:
@@ -190,6 +212,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         if index is None:
             return ""
         self.current_message = self._outer_message[loop]
+        self.watch.end(index)
         return self._mark("end", index)
 
     def mark_generation(self, kind: Any) -> str:
@@ -203,8 +226,27 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
             known = self._mark_texts[kind, index] = mark_text(Mark(kind, index))
         return known
 
-    def join_values(self, values: Iterable[object]) -> str:
+    def _finalize(self, value: Any) -> Any:
+        if type(value) in _PLAIN_STRINGS or not isinstance(value, (list, tuple, dict)):
+            return value
+        self.is_unproven = True
+        return text_of(value)
+
+    def _unproven(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a filter of ours: that its text is the one of Jinja's has to be seen each time."""
+
+        @functools.wraps(function)
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            if not (function is _trim_filter and type(args[0]) in _PLAIN_STRINGS):
+                self.is_unproven = True
+            return function(*args, **kwargs)
+
+        return noted
+
+    def join_values(self, values: tuple[Any, ...]) -> str:
         """Return ``a ~ b ~ …``."""
+        if any(type(value) not in _PLAIN_STRINGS for value in values):
+            self.is_unproven = True
         return concat([text_of(value) for value in values])
 
     def add_values(self, values: tuple[Any, ...]) -> Any:
@@ -221,6 +263,8 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
             raise jinja2.TemplateError("bytes cannot be traced")
         if type(obj) is str and hasattr(str, attribute):
             obj = TracedText(obj)
+        if isinstance(obj, TracedText) and attribute not in _AS_IN_STR:
+            self.is_unproven = True
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
@@ -228,10 +272,13 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
             return obj[argument]
         if type(obj) is str and isinstance(argument, str):
             obj = TracedText(obj)
+        if isinstance(obj, TracedText) and not isinstance(argument, int):
+            self.is_unproven = True
         return super().getitem(obj, argument)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str):
+            self.is_unproven = True
             return percent_format(left, right)
         return super().call_binop(context, operator, left, right)
 
@@ -260,8 +307,10 @@ def _call(method: str, *arguments: nodes.Expr) -> nodes.Output:
     return nodes.Output([nodes.Call(function, list(arguments), [], None, None)])
 
 
-def _mark_loops(template: nodes.Template) -> None:
-    for number, loop in enumerate(list(template.find_all(nodes.For))):
+def _mark_loops(template: nodes.Template) -> list[nodes.For]:
+    """Mark the bodies of all loops; return the loops, each at its number."""
+    loops = list(template.find_all(nodes.For))
+    for number, loop in enumerate(loops):
         names = [
             nodes.Name(name.name, "load")
             for name in [loop.target, *loop.target.find_all(nodes.Name)]
@@ -270,6 +319,7 @@ def _mark_loops(template: nodes.Template) -> None:
         loop.body.insert(0, _call("mark_start", nodes.Const(number), *names))
         _mark_jumps(loop.body, number)
         loop.body.append(_call("mark_end", nodes.Const(number)))
+    return loops
 
 
 def _mark_jumps(body: list[Any], number: int) -> None:
@@ -284,10 +334,6 @@ def _mark_jumps(body: list[Any], number: int) -> None:
             is_inner = isinstance(node, nodes.For) and name != "else_"
             if isinstance(value, list) and not is_inner:
                 _mark_jumps(value, number)
-
-
-def _finalize(value: Any) -> Any:
-    return text_of(value) if isinstance(value, (list, tuple, dict)) else value
 
 
 def _keep_origin(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from lossmask.errors import ParityError, TokenizerError
+from lossmask.fast_backend import FastBackend, fast_backend, reference_ids
 from lossmask.offsets import OffsetFinder
 from lossmask.placing import Misfit
 from lossmask.traced_text import LITERAL, Origins
@@ -61,6 +62,29 @@ class TextTokenizer:
         self.tokenizer = tokenizer
         self._escape = escape
         self._offsets = OffsetFinder(tokenizer)
+        self._backend: FastBackend | None = None
+        self.why_not_fast = "nothing has asked for it"
+
+    def use_fast_backend(self) -> None:
+        """Let ids be computed by the fast backend, if there is one that is proven exact.
+
+        Where not, ``why_not_fast`` says why.
+        """
+        found = fast_backend(self.tokenizer)
+        self._backend = None if isinstance(found, str) else found
+        self.why_not_fast = found if isinstance(found, str) else ""
+
+    def encode_flat(self, texts: Sequence[str]) -> tuple[Ids, npt.NDArray[np.int64]]:
+        """Return ids alone: int32 (n,) of all texts end to end, int64 (k + 1,) where each begins.
+
+        Raises:
+            BackendDiffers: The fast backend turned out not to be exact.
+        """
+        if self._backend is not None:
+            return self._backend.encode(texts)
+        each = reference_ids(self.tokenizer, texts) if texts else []
+        bounds = np.cumsum([0, *map(len, each)], dtype=np.int64)
+        return np.concatenate([np.zeros(0, np.int32), *each]), bounds
 
     def control_tokens(self) -> tuple[str, ...]:
         """Return the texts that become one token marked special, longest first."""
@@ -92,16 +116,10 @@ class TextTokenizer:
         Raises:
             TokenizerError: The tokens of a text do not spell it.
         """
-        encoded = self.tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
+        ids, bounds = self.encode_flat(texts)
         plain = [
-            self._verified(text, np.asarray(ids, np.int32))
-            for text, ids in zip(texts, encoded["input_ids"], strict=True)
+            self._verified(text, ids[start:end])
+            for text, start, end in zip(texts, bounds[:-1], bounds[1:], strict=True)
         ]
         if self._escape is None:
             return plain

@@ -50,13 +50,13 @@ def derive_turns(
         ParityError: A completion cannot be told, or no turn has one.
         TemplateError: The template raised.
     """
-    beginnings = Beginnings(conversation, setting)
-    whole = beginnings.full(len(conversation.messages))
+    beginnings = Beginnings.of(conversation, setting)
+    whole = beginnings.whole
     turns: list[Turn] = []
     left_out: dict[int, ParityError] = {}
     for index in trained:
         try:
-            turns.append(_derive_turn(beginnings, index, whole))
+            turns.append(_derive_turn(beginnings, index))
         except ParityError as error:
             if error.reason not in NOTHING_TO_TRAIN:
                 raise
@@ -71,14 +71,14 @@ def derive_turns(
         Finding(error.reason, f"not trained: {error.detail}", index)
         for index, error in left_out.items()
     ]
-    return turns, (*not_trained, *_losses(beginnings, whole, turns, left_out.keys()))
+    return turns, (*not_trained, *_losses(beginnings, turns, left_out.keys()))
 
 
 def _losses(
-    beginnings: Beginnings, whole: Rendering, turns: Sequence[Turn], left_out: Collection[int]
+    beginnings: Beginnings, turns: Sequence[Turn], left_out: Collection[int]
 ) -> Iterator[Finding]:
     """Yield a finding for everything in the conversation that the template does not show."""
-    last = turns[-1]
+    whole, last = beginnings.whole, turns[-1]
     shown_by = {turn.message_index: Shown(turn.rendering) for turn in turns}
     in_whole = Shown(whole)
     for index, message in enumerate(beginnings.conversation.messages):
@@ -87,9 +87,9 @@ def _losses(
         shown = shown_by.get(index, context)
         yield from find_losses(message, index, shown, is_trained=is_trained)
         for number in other_parts(message):
-            if beginnings.ignores_part(index, number, whole):
+            if beginnings.ignores_part(index, number):
                 yield part_dropped(index, number)
-    if beginnings.conversation.tools and beginnings.ignores_tools(whole):
+    if beginnings.conversation.tools and beginnings.ignores_tools():
         yield tools_dropped()
 
 
@@ -100,10 +100,26 @@ class Beginnings:
     Attributes:
         conversation: The conversation.
         setting: Template and its variables.
+        whole: All of it, with origins; what it proves about its beginnings is not rendered again.
     """
 
     conversation: Conversation
     setting: Setting
+    whole: Rendering
+
+    @classmethod
+    def of(cls, conversation: Conversation, setting: Setting) -> Beginnings:
+        """Render the whole conversation.
+
+        Raises:
+            TemplateError: The template raised.
+        """
+        whole = setting.template.render(
+            conversation.messages,
+            tools=conversation.tools,
+            template_variables=setting.template_variables,
+        )
+        return cls(conversation, setting, whole)
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -114,6 +130,10 @@ class Beginnings:
 
     def full(self, count: int) -> Rendering:
         """Render the first ``count`` messages with origins."""
+        if count == len(self.conversation.messages):
+            return self.whole
+        if count in self.whole.ends:
+            return self.whole.beginning(count)
         return self.setting.template.render(self.conversation.messages[:count], **self._options)
 
     def prompt(self, index: int) -> PromptRenderings:
@@ -128,7 +148,7 @@ class Beginnings:
             raise no_prompt(index, "nothing comes before it")
         try:
             if prefill is None:
-                text = template.render_text(before, add_generation_prompt=True, **self._options)
+                text = template.render_prompt(before, self.whole, **self._options)
             else:
                 text = self._prefilled(index, prefill)
         except TemplateError as error:
@@ -152,27 +172,25 @@ class Beginnings:
             template_variables=variables,
         )
 
-    def ignores_tools(self, whole: Rendering) -> bool:
+    def ignores_tools(self) -> bool:
         """Return whether the conversation renders the same without its tools."""
-        return self._renders_alike(self.conversation.messages, None, whole)
+        return self._renders_alike(self.conversation.messages, None)
 
-    def ignores_part(self, index: int, number: int, whole: Rendering) -> bool:
+    def ignores_part(self, index: int, number: int) -> bool:
         """Return whether the conversation renders the same without one part of a content."""
         messages = list(self.conversation.messages)
         parts = messages[index]["content"]
         messages[index] = messages[index] | {"content": [*parts[:number], *parts[number + 1 :]]}
-        return self._renders_alike(messages, self.conversation.tools, whole)
+        return self._renders_alike(messages, self.conversation.tools)
 
-    def _renders_alike(
-        self, messages: Sequence[Message], tools: Sequence[Any] | None, whole: Rendering
-    ) -> bool:
+    def _renders_alike(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> bool:
         try:
             text = self.setting.template.render_text(
                 messages, tools=tools, template_variables=self.setting.template_variables
             )
         except TemplateError:  # it needs what is left out
             return False
-        return text == whole.text
+        return text == self.whole.text
 
     def gone_on(self, index: int) -> str | None:
         """Render message ``index`` with one more behind it, None if the template cannot."""
@@ -192,12 +210,11 @@ class Beginnings:
         return None
 
 
-def _derive_turn(beginnings: Beginnings, index: int, whole: Rendering) -> Turn:
-    conversation, setting = beginnings.conversation, beginnings.setting
+def _derive_turn(beginnings: Beginnings, index: int) -> Turn:
+    conversation, setting, whole = beginnings.conversation, beginnings.setting, beginnings.whole
     prompt = beginnings.prompt(index)
     message = conversation.messages[index]
-    is_last = index == len(conversation.messages) - 1
-    full = whole if is_last else beginnings.full(index + 1)
+    full = beginnings.full(index + 1)
     if index in conversation.prefills and not full.text.startswith(prompt.text):
         raise ParityError(
             f"the finished turn does not begin with the prefilled prompt, which ends in "

@@ -15,16 +15,20 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from lossmask.confinement import OUT_OF_MEMORY, Limits, confined, make_disposable
 from lossmask.data_files import RawRow
 from lossmask.encoder import Encoder
 from lossmask.errors import LossmaskError
 from lossmask.outcome import Outcome, Rejection
+from lossmask.plain_conversations import PlainLayout
+from lossmask.plain_examples import plain_example
+from lossmask.plain_tokens import FlatTokens
+from lossmask.row_batches import BATCH_SIZE
 
 if sys.platform != "win32":
     from multiprocessing import forkserver, resource_tracker
@@ -34,7 +38,7 @@ Progress = Callable[[int], None]
 
 _SECONDS_BETWEEN_SNAPSHOTS = 1.0
 _SHARE_OF_SNAPSHOTS = 0.05  # of the time, at most: those of long examples take a while
-LOADING, BETWEEN_ROWS = -2, -1  # what a worker says instead of the row that it is at
+IN_BATCH, LOADING, BETWEEN_ROWS = -3, -2, -1  # what a worker says instead of the row it is at
 
 _IMPORTED_ONCE = (
     "lossmask.preparing",
@@ -54,6 +58,14 @@ class Results(Protocol):
         """Do what is to be done once after the last row."""
 
 
+@runtime_checkable
+class FlatResults(Protocol):
+    """Results that take examples as they lie in a batch."""
+
+    def add_flat(self, raw: RawRow, tokens: FlatTokens, number: int) -> None:
+        """Take the next row, which became example ``number`` of a batch."""
+
+
 R = TypeVar("R", bound=Results)
 
 
@@ -68,6 +80,7 @@ class Chunk(Generic[R]):
         done: How many rows ``results`` holds.
         verdicts: Index of a row that is not to be encoded -> why.
         reported: How many rows were reported as done.
+        one_by_one: Whether no rows are to be encoded together: a batch ended its process.
     """
 
     number: int
@@ -76,6 +89,7 @@ class Chunk(Generic[R]):
     done: int = 0
     verdicts: dict[int, Rejection] = field(default_factory=dict)
     reported: int = 0
+    one_by_one: bool = False
 
     def report(self, done: int, progress: Progress) -> None:
         """Report the rows that became done since the last time."""
@@ -202,25 +216,118 @@ def _next_chunk(pipe: Any) -> Chunk[Any] | None:
 
 
 def _encode_chunk(chunk: Chunk[Any], pipe: Any, at: Any, encoder: Encoder, limits: Limits) -> None:
-    due = time.monotonic() + _SECONDS_BETWEEN_SNAPSHOTS
-    for index in range(chunk.done, len(chunk.rows)):
-        raw = chunk.rows[index]
-        if index in chunk.verdicts:
-            outcome = Outcome(rejection=chunk.verdicts[index])
-        else:
-            at.value = index
-            try:
-                outcome = encode_raw(raw, encoder, limits)
-            except MemoryError:
-                os._exit(OUT_OF_MEMORY)  # whatever it interrupted may be left half done
-        at.value = BETWEEN_ROWS
-        chunk.results.add(raw, outcome)
-        if (now := time.monotonic()) >= due and index + 1 < len(chunk.rows):
-            pipe.send(_Done(index + 1, chunk.results))
-            took = time.monotonic() - now
-            due = now + max(_SECONDS_BETWEEN_SNAPSHOTS, took / _SHARE_OF_SNAPSHOTS)
+    """Encode what is left of a chunk, a batch of rows after the other."""
+    snapshots = _Snapshots(pipe)
+    take_flat = chunk.results.add_flat if isinstance(chunk.results, FlatResults) else None
+    for first in range(chunk.done, len(chunk.rows), BATCH_SIZE):
+        batch = range(first, min(first + BATCH_SIZE, len(chunk.rows)))
+        with confined(limits) as begin_row:
+            plain = _encode_plain(chunk, batch, at, encoder, begin_row)
+            for index in batch:
+                raw = chunk.rows[index]
+                if index in plain:
+                    layout, tokens, number = plain[index]
+                    if take_flat is not None:
+                        take_flat(raw, tokens, number)
+                    else:
+                        example = plain_example(layout, tokens, number)
+                        chunk.results.add(raw, Outcome((example,)))
+                else:
+                    at.value = index
+                    outcome = _encode_alone(chunk, index, encoder, begin_row)
+                    at.value = BETWEEN_ROWS
+                    chunk.results.add(raw, outcome)
+                snapshots.send(chunk, index + 1)
     chunk.results.close()
     pipe.send(_Done(len(chunk.rows), chunk.results))
+
+
+_Plain = tuple[PlainLayout, FlatTokens, int]
+
+
+def _encode_plain(
+    chunk: Chunk[Any],
+    batch: Iterable[int],
+    at: Any,
+    encoder: Encoder,
+    begin_row: Callable[[int], None],
+) -> dict[int, _Plain]:
+    """Encode the plain conversations of a batch together; return the exact ones by row."""
+    layouts: dict[int, PlainLayout] = {}
+    if chunk.one_by_one:
+        return {}
+    for index in batch:
+        if index in chunk.verdicts:
+            continue
+        at.value = index
+        with _exit_if_out_of_memory():
+            try:
+                row = chunk.rows[index].parse()
+            except LossmaskError:
+                continue  # told when it is encoded alone
+            begin_row(_count_of_messages(row))
+            layout = encoder.row_batches.lay_out(row)
+        if layout is not None:
+            layouts[index] = layout
+    if not layouts:
+        return {}
+    at.value = IN_BATCH
+    begin_row(len(layouts))
+    with _exit_if_out_of_memory():
+        tokens = encoder.row_batches.tokenize([*layouts.values()])
+    at.value = BETWEEN_ROWS
+    return {
+        index: (layout, tokens, number)
+        for number, (index, layout) in enumerate(layouts.items())
+        if tokens.is_exact[number]
+    }
+
+
+def _encode_alone(
+    chunk: Chunk[Any], index: int, encoder: Encoder, begin_row: Callable[[int], None]
+) -> Outcome:
+    """Encode one row; never raises on bad data."""
+    if index in chunk.verdicts:
+        return Outcome(rejection=chunk.verdicts[index])
+    try:
+        row = chunk.rows[index].parse()
+    except LossmaskError as error:
+        return Outcome(rejection=Rejection.from_error(error))
+    begin_row(_count_of_messages(row))
+    with _exit_if_out_of_memory():
+        return encoder.encode_row(row)
+
+
+def _count_of_messages(row: Mapping[str, Any]) -> int:
+    messages = row.get("messages")
+    return len(messages) if isinstance(messages, list) else 0
+
+
+class _exit_if_out_of_memory:
+    """End the process at a ``MemoryError``: whatever it interrupted may be left half done."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is not None and issubclass(kind, MemoryError):
+            os._exit(OUT_OF_MEMORY)
+
+
+class _Snapshots:
+    """Sends what there is of a chunk about once a second, so that little of it can be lost."""
+
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+        self._due = time.monotonic() + _SECONDS_BETWEEN_SNAPSHOTS
+
+    def send(self, chunk: Chunk[Any], done: int) -> None:
+        now = time.monotonic()
+        if now < self._due or done == len(chunk.rows):
+            return
+        self._pipe.send(_Done(done, chunk.results))
+        took = time.monotonic() - now
+        self._due = now + max(_SECONDS_BETWEEN_SNAPSHOTS, took / _SHARE_OF_SNAPSHOTS)
 
 
 def _picklable(error: BaseException) -> BaseException:
@@ -251,21 +358,6 @@ def _interrupts_held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def encode_raw(raw: RawRow, encoder: Encoder, limits: Limits) -> Outcome:
-    """Encode one line of data within limits; never raises on bad data.
-
-    Raises:
-        MemoryError: It went beyond the memory it may have; beyond the time the process ends.
-    """
-    try:
-        row = raw.parse()
-    except LossmaskError as error:
-        return Outcome(rejection=Rejection.from_error(error))
-    messages = row.get("messages")
-    with confined(limits, len(messages) if isinstance(messages, list) else 0):
-        return encoder.encode_row(row)
 
 
 def starting_method() -> str:

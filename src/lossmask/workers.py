@@ -22,6 +22,7 @@ from lossmask.errors import LossmaskError, TemplateError
 from lossmask.outcome import Outcome
 from lossmask.worker import (
     BETWEEN_ROWS,
+    IN_BATCH,
     LOADING,
     Chunk,
     Progress,
@@ -178,6 +179,9 @@ class Workers:
                 "too little memory for that many --workers?",
                 reason="worker_died",
             )
+        if row == IN_BATCH:  # one of its rows; which, only one by one tells
+            chunk.one_by_one = True
+            return True
         if row == BETWEEN_ROWS or not (alone or ran_out_of_time(exit_code)):
             return False
         chunk.verdicts[row] = rejection_after(exit_code, self._limits)

@@ -1,0 +1,270 @@
+r"""Laid-out plain conversations -> their tokens, a batch at a time.
+
+In: texts with places in characters (``plain_conversations``). Out: ids, weights and messages of all
+of them end to end. Where each token lies follows from what the vocabulary spells, which has to be
+the text, byte for byte. Prompts are not tokenized again: added tokens cut a text before anything
+else is done to it, so the ids of a prompt are those of the text up to its last added token, and the
+ids of what follows that one::
+
+    text    … <|im_end|> \n <|im_start|> assistant \n Hello <|im_end|> \n
+    prompt  … <|im_end|> \n <|im_start|> assistant \n
+                                        ^^^^^^^^^^^^ ids of "assistant\n" alone? the prompt's
+
+A conversation for which any of this does not hold is left to the whole way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lossmask.control_tokens import control_tokens_of
+from lossmask.example import IGNORE_INDEX
+from lossmask.plain_conversations import PlainLayout
+from lossmask.setting import Setting
+from lossmask.tokenizing import TextTokenizer
+from lossmask.vocabulary_bytes import VocabularyBytes
+
+Ids = npt.NDArray[np.int32]
+Positions = npt.NDArray[np.int64]
+
+_INDEPENDENT = {"ByteLevel", "Split", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FlatTokens:
+    """Examples end to end; example ``k`` is ``[starts[k]:starts[k + 1]]`` of every column.
+
+    Attributes:
+        starts: int64 (examples + 1,).
+        input_ids: int32 (tokens,).
+        labels: int32 (tokens,), -100 = out of the loss.
+        loss_weights: float32 (tokens,), 1 or 0.
+        message_index: int32 (tokens,), -1 = template scaffolding.
+        bounds: int64 (tokens + 1,), byte at which each token begins in the texts end to end.
+        is_exact: bool (examples,); an example that is not has to go the whole way.
+    """
+
+    starts: Positions
+    input_ids: Ids
+    labels: Ids
+    loss_weights: npt.NDArray[np.float32]
+    message_index: npt.NDArray[np.int32]
+    bounds: Positions
+    is_exact: npt.NDArray[np.bool_]
+
+
+class PlainTokens:
+    """Tokenizes laid-out conversations under one setting.
+
+    Args:
+        setting: Its tokenizer has to be one that :func:`cuts_at_added_tokens`.
+        vocabulary: What its tokens spell.
+        invitation: The constant generation prompt.
+    """
+
+    def __init__(self, setting: Setting, vocabulary: VocabularyBytes, invitation: str) -> None:
+        assert isinstance(setting.tokenizer, TextTokenizer)
+        tokenizer = setting.tokenizer.tokenizer
+        control = control_tokens_of(setting.tokenizer, setting.stops)
+        added = np.array(sorted(tokenizer.added_tokens_decoder), np.int64)
+        size = len(vocabulary.spelled)
+        self._vocabulary = vocabulary
+        self._encode = setting.tokenizer.encode_flat
+        self._is_control = _flags(size, control.ids)
+        self._is_stop = _flags(size, np.intersect1d(list(setting.stops.ids), added))
+        self._unknown = tokenizer.unk_token_id
+        self._invitation = self._end_of(invitation, _flags(size, added))
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the generation prompt holds an added token, which cuts the text."""
+        return self._invitation is not None
+
+    def encode(self, layouts: Sequence[PlainLayout]) -> FlatTokens:
+        """Tokenize k conversations.
+
+        Raises:
+            BackendDiffers: The fast backend is not exact after all.
+        """
+        assert self._invitation is not None
+        data = [_utf8(layout.text) for layout in layouts]
+        ids, starts = self._encode(
+            ["" if d is None else each.text for d, each in zip(data, layouts, strict=True)]
+        )
+        spelled, bounds = self._vocabulary.spell(ids)
+        is_exact = _spells(data, spelled, bounds[starts])
+        to_bytes = _CharacterBytes(layouts, data, bounds[starts], is_exact)
+        message_index, doubtful = self._messages(ids, bounds, to_bytes)
+        in_loss, inexact = self._completions(ids, bounds, to_bytes)
+        for flags, owner in (doubtful, inexact):
+            is_exact[owner[flags]] = False
+        if self._unknown is not None:
+            found = np.flatnonzero(ids == self._unknown)
+            is_exact[np.searchsorted(starts, found, side="right") - 1] = False
+        labels = np.where(in_loss, ids, np.int32(IGNORE_INDEX))
+        weights = in_loss.astype(np.float32)
+        return FlatTokens(starts, ids, labels, weights, message_index, bounds, is_exact)
+
+    def _messages(
+        self, ids: Ids, bounds: Positions, to_bytes: _CharacterBytes
+    ) -> tuple[npt.NDArray[np.int32], tuple[npt.NDArray[np.bool_], Positions]]:
+        """Return the message behind each token, and which contents reach into a control token."""
+        message, first, last, owner = to_bytes.places("written")
+        from_token = np.searchsorted(bounds[1:], first, side="right")
+        to_token = np.searchsorted(bounds[:-1], last, side="left")
+        from_token[1:] = np.maximum(from_token[1:], to_token[:-1])  # the first one has the token
+        widths = np.maximum(to_token - from_token, 0)
+        positions = _ranges(from_token, widths)
+        message_index = np.full(len(ids), -1, np.int32)
+        message_index[positions] = np.repeat(message, widths)
+        held = np.add.reduceat(
+            np.append(self._is_control[ids[positions]], False),
+            np.minimum(np.cumsum(widths) - widths, len(positions)),
+        )
+        return message_index, ((held > 0) & (widths > 0), owner)
+
+    def _completions(
+        self, ids: Ids, bounds: Positions, to_bytes: _CharacterBytes
+    ) -> tuple[npt.NDArray[np.bool_], tuple[npt.NDArray[np.bool_], Positions]]:
+        """Return which tokens are in the loss, and which completions are not at parity."""
+        assert self._invitation is not None
+        ends_with, length = self._invitation
+        _, first, last, owner = to_bytes.places("completions")
+        begin = np.searchsorted(bounds[:-1], first, side="left")
+        end = np.searchsorted(bounds, last, side="left")
+        n = len(ends_with)
+        before = np.maximum(begin[:, None] - n + np.arange(n), 0)
+        is_wrong = (bounds[begin] != first) | (bounds[np.minimum(end, len(bounds) - 1)] != last)
+        is_wrong |= (ids[np.minimum(before, len(ids) - 1)] != ends_with).any(axis=1)
+        is_wrong |= bounds[before[:, 0]] != first - length
+        is_wrong |= ~self._is_stop[ids[np.maximum(end - 1, 0)]]
+        in_loss = np.zeros(len(ids), np.bool_)
+        in_loss[_ranges(begin, np.maximum(end - begin, 0))] = True
+        return in_loss, (is_wrong, owner)
+
+    def _end_of(self, invitation: str, is_added: npt.NDArray[np.bool_]) -> tuple[Ids, int] | None:
+        """Return the ids of a generation prompt from its last added token on, and their bytes."""
+        ids, _ = self._encode([invitation])
+        data, bounds = self._vocabulary.spell(ids)
+        cuts = np.flatnonzero(is_added[ids])
+        if not cuts.size or data is None or data.to_pybytes()[: bounds[-1]] != invitation.encode():
+            return None
+        last = int(cuts[-1])
+        behind = invitation.encode()[bounds[last + 1] :].decode()
+        alone, _ = self._encode([behind])
+        if not np.array_equal(alone, ids[last + 1 :]):
+            return None
+        return ids[last:], int(bounds[-1] - bounds[last])
+
+
+class _CharacterBytes:
+    """Turns places in characters of k texts into bytes of the texts end to end."""
+
+    def __init__(
+        self,
+        layouts: Sequence[PlainLayout],
+        data: Sequence[bytes | None],
+        begins: Positions,
+        is_exact: npt.NDArray[np.bool_],
+    ) -> None:
+        self._layouts = layouts
+        self._begins = begins
+        self._leads: dict[int, Positions] = {}
+        self._chosen = np.flatnonzero(is_exact).tolist()
+        for k in self._chosen:
+            own = data[k] or b""
+            if len(own) != len(layouts[k].text):  # not ASCII alone
+                is_lead = (np.frombuffer(own, np.uint8) & 0xC0) != 0x80
+                self._leads[k] = np.append(np.flatnonzero(is_lead), len(own))
+
+    def places(self, name: str) -> tuple[Positions, Positions, Positions, Positions]:
+        """Return message, first byte, end and text of the places under a name, int64 each."""
+        each = [getattr(self._layouts[k], name) for k in self._chosen]
+        flat = np.array([place for places in each for place in places], np.int64).reshape(-1, 3)
+        owner = np.repeat(np.array(self._chosen, np.int64), [len(places) for places in each])
+        borders = flat[:, 1:]
+        for k, leads in self._leads.items():
+            span = slice(*np.searchsorted(owner, [k, k + 1]))
+            borders[span] = leads[borders[span]]
+        borders += self._begins[owner][:, None]
+        return flat[:, 0], borders[:, 0], borders[:, 1], owner
+
+
+def cuts_at_added_tokens(tokenizer: Any) -> bool:
+    """Return whether what a tokenizer makes of text between added tokens depends on it alone.
+
+    So it is where added tokens are found before the text is normalised and take no white space with
+    them, and nothing is put before the beginning of a text.
+    """
+    if not tokenizer.is_fast:
+        return False
+    backend = tokenizer.backend_tokenizer
+    kinds = _parts(backend.pre_tokenizer, "pretokenizers")
+    normalizers = {part["type"] for part in _parts(backend.normalizer, "normalizers")}
+    return (
+        all(part["type"] in _INDEPENDENT for part in kinds)
+        and not any(part.get("add_prefix_space") for part in kinds)
+        and normalizers <= {"NFC"}
+        and all(
+            not (token.lstrip or token.rstrip or token.single_word)
+            and not (token.normalized and normalizers)
+            for token in tokenizer.added_tokens_decoder.values()
+        )
+    )
+
+
+def _parts(part: Any, name: str) -> list[dict[str, Any]]:
+    """Return what a part of a tokenizer is a sequence of, itself if it is none."""
+    if part is None:
+        return []
+    return _flattened(json.loads(part.__getstate__()), name)
+
+
+def _flattened(part: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    if part["type"] != "Sequence":
+        return [part]
+    return [inner for each in part[name] for inner in _flattened(each, name)]
+
+
+def _flags(size: int, numbers: Any) -> npt.NDArray[np.bool_]:
+    flags = np.zeros(size, np.bool_)
+    flags[np.asarray(numbers, np.int64)] = True
+    return flags
+
+
+def _ranges(first: Positions, widths: Positions) -> Positions:
+    """Return the positions of ranges end to end."""
+    total = int(widths.sum())
+    positions: Positions = np.repeat(first - (np.cumsum(widths) - widths), widths) + np.arange(
+        total
+    )
+    return positions
+
+
+def _utf8(text: str) -> bytes | None:
+    """Return text in UTF-8, None if it holds half a character."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return None
+
+
+def _spells(
+    texts: Sequence[bytes | None], spelled: Any, of_tokens: Positions
+) -> npt.NDArray[np.bool_]:
+    """Return for each text whether its tokens spell it."""
+    known = [text for text in texts if text is not None]
+    found = b"" if spelled is None else spelled[: int(of_tokens[-1])].to_pybytes()
+    is_whole = len(known) == len(texts) and found == b"".join(known)
+    if is_whole and np.array_equal(np.diff(of_tokens), [*map(len, known)]):
+        return np.ones(len(texts), np.bool_)
+    borders = of_tokens.tolist()
+    return np.array(
+        [found[borders[k] : borders[k + 1]] == text for k, text in enumerate(texts)], np.bool_
+    )
