@@ -137,7 +137,7 @@ def test_a_state_of_other_batches_is_refused(
         ({"examples": 24}, "has examples 24, and here it is 23"),
         ({"position": 7}, "at batch 7 of 6"),
         ({"position": -1}, "at batch -1 of 6"),
-        ({"order": 1}, "draws another order of epoch 0 here"),
+        ({"order": 1}, "the order of epoch 0 is not that which"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(

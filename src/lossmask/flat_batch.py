@@ -16,7 +16,7 @@ import numpy.typing as npt
 from lossmask.errors import PreparedDataError
 from lossmask.example import IGNORE_INDEX
 
-__all__ = ["IGNORABLE", "FlatBatch", "flat_batch"]
+__all__ = ["IGNORABLE", "FlatBatch", "flat_batch", "joined_batches"]
 
 IGNORABLE = "ignorable"
 """The column, bool, of tokens that the policy ignores by chance; not every data set has it."""
@@ -65,8 +65,7 @@ class FlatBatch(Sequence[dict[str, Any]]):
     def __getitem__(self, index: int | slice) -> dict[str, Any] | FlatBatch:
         """Return one example as a mapping of views, or some as a batch."""
         if isinstance(index, slice):
-            numbers = None if self.numbers is None else self.numbers[index]
-            return FlatBatch(self.columns, self.starts[index], self.lengths[index], numbers)
+            return self.taken(index)
         start = int(self.starts[index])
         span = slice(start, start + int(self.lengths[index]))
         item: dict[str, Any] = {name: values[span] for name, values in self.columns.items()}
@@ -79,8 +78,13 @@ class FlatBatch(Sequence[dict[str, Any]]):
 
     def __reduce__(self) -> tuple[Callable[..., FlatBatch], tuple[Any, ...]]:
         """Pickle the examples alone, not the data set whose columns they lie in."""
-        columns = {name: self.joined(name) for name in self.columns}
-        return FlatBatch, (columns, _begins(self.lengths), self.lengths, self.numbers)
+        batch = joined_batches([self])
+        return FlatBatch, (batch.columns, batch.starts, batch.lengths, batch.numbers)
+
+    def taken(self, places: slice | IntArray) -> FlatBatch:
+        """Return some of the examples, in any order, as a batch of the same columns."""
+        numbers = None if self.numbers is None else self.numbers[places]
+        return FlatBatch(self.columns, self.starts[places], self.lengths[places], numbers)
 
     def slices(self) -> list[slice]:
         """Return where each example lies in the columns."""
@@ -130,6 +134,22 @@ def flat_batch(examples: Sequence[Any], *, drawn: bool = False) -> FlatBatch:
     if not len(batch):
         raise PreparedDataError("a batch needs at least one example.", reason="empty_batch")
     return batch
+
+
+def joined_batches(batches: Sequence[FlatBatch]) -> FlatBatch:
+    """Return the examples of several batches as one, in columns of its own that hold nothing else.
+
+    Args:
+        batches: One or more, with the same columns.
+    """
+    lengths = np.concatenate([batch.lengths for batch in batches])
+    columns = {
+        name: np.concatenate([batch.joined(name) for batch in batches])
+        for name in batches[0].columns
+    }
+    known = [batch.numbers for batch in batches if batch.numbers is not None]
+    numbers = np.concatenate(known) if len(known) == len(batches) else None
+    return FlatBatch(columns, _begins(lengths), lengths, numbers)
 
 
 def _named(examples: Sequence[Any]) -> Iterator[tuple[Mapping[str, Any], str]]:

@@ -27,6 +27,7 @@ from typing import Any, Protocol, TypeVar
 from lossmask.batch_order import BatchOrder
 from lossmask.errors import PolicyError
 from lossmask.flat_batch import FlatBatch, IntArray
+from lossmask.resume_state import place_of, saved_state
 
 __all__ = ["BatchedData", "ResumableBatches", "ResumableLoader"]
 
@@ -95,9 +96,9 @@ class ResumableBatches:
         The state is the same on every rank, and may be loaded by another number of ranks whose
         global batch is as large.
         """
-        settings = {name: getattr(self.order, name) for name in _SAME}
-        place = {"epoch": self.epoch, "position": self.position}
-        return place | {"order": self._order_checksum()} | settings
+        return saved_state(
+            self.epoch, self.position, self._checksum_of(self.epoch), self._settings()
+        )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to the place of a state.
@@ -105,30 +106,20 @@ class ResumableBatches:
         Raises:
             PolicyError: It is no state of such batches, or that of another order.
         """
-        needed = {"epoch", "position", "order", *_SAME}
-        if missing := sorted(needed - state.keys()):
-            raise PolicyError(f"the state to resume has no {missing[0]!r}; it has {sorted(state)}.")
-        for name in _SAME:
-            if state[name] != getattr(self.order, name):
-                raise PolicyError(
-                    f"the state to resume has {name} {state[name]!r}, and here it is "
-                    f"{getattr(self.order, name)!r}: the batches that are left would be others. "
-                    "Resume with the data and settings that the state was saved with."
-                )
-        if not 0 <= state["position"] <= len(self.order):
-            raise PolicyError(
-                f"the state to resume is at batch {state['position']} of {len(self.order)}."
-            )
-        self.epoch, self.position, self._resumed = state["epoch"], state["position"], True
-        if state["order"] != self._order_checksum():
-            raise PolicyError(
-                f"seed {self.order.seed} draws another order of epoch {self.epoch} here than where "
-                "the state was saved: resume with the same version of NumPy."
-            )
+        self.epoch, self.position = place_of(
+            state,
+            self._settings(),
+            order=self._checksum_of,
+            batches=lambda epoch: len(self.order),
+        )
+        self._resumed = True
 
-    def _order_checksum(self) -> int:
-        if self._checksum is None or self._checksum[0] != self.epoch:
-            self._checksum = (self.epoch, self.order.checksum(self.epoch))
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self.order, name) for name in _SAME}
+
+    def _checksum_of(self, epoch: int) -> int:
+        if self._checksum is None or self._checksum[0] != epoch:
+            self._checksum = (epoch, self.order.checksum(epoch))
         return self._checksum[1]
 
 
