@@ -85,6 +85,22 @@ def test_what_is_no_example_is_named(examples: Any, message: str) -> None:
         flat_batch(examples)
 
 
+@pytest.mark.parametrize(
+    ("starts", "lengths"), [([0, 3], [3, 0]), ([0, -1], [3, 2]), ([0, 6], [3, 3])]
+)
+def test_a_range_that_is_none_is_named(starts: list[int], lengths: list[int]) -> None:
+    batch = FlatBatch(COLUMNS, np.array(starts), np.array(lengths))
+    words = f"example 1 of the batch has {lengths[1]} tokens from {starts[1]} on, .* have 8"
+    with pytest.raises(PreparedDataError, match=words):
+        flat_batch(batch)
+
+
+def test_a_column_that_is_not_there_is_named() -> None:
+    columns = {name: COLUMNS[name] for name in ("input_ids", "labels")}
+    with pytest.raises(PreparedDataError, match=r"has no 'loss_weights'; it has \['input_ids', 'l"):
+        flat_batch(FlatBatch(columns, np.array([0]), np.array([3])))
+
+
 def test_a_draw_needs_the_tokens_to_ignore_and_the_numbers_of_the_examples() -> None:
     collate = PaddedCollator(pad_token_id=0, ignore=IgnoreTokens())
     with pytest.raises(PreparedDataError, match="example 0 of the batch has no 'ignorable'"):

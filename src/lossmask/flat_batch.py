@@ -126,9 +126,9 @@ def flat_batch(examples: Sequence[Any], *, drawn: bool = False) -> FlatBatch:
             length, or hold what is no token, label or weight. Names the example.
     """
     if isinstance(examples, FlatBatch):
-        if len(examples) and drawn:
-            _demand_drawable(examples)
         batch = examples
+        if len(batch):
+            _check_ranges(batch, drawn=drawn)
     else:
         batch = _joined([_columns(*named, drawn=drawn) for named in _named(examples)])
     if not len(batch):
@@ -150,6 +150,9 @@ def joined_batches(batches: Sequence[FlatBatch]) -> FlatBatch:
     known = [batch.numbers for batch in batches if batch.numbers is not None]
     numbers = np.concatenate(known) if len(known) == len(batches) else None
     return FlatBatch(columns, _begins(lengths), lengths, numbers)
+
+
+_COLUMNS = ("input_ids", "labels", "loss_weights")
 
 
 def _named(examples: Sequence[Any]) -> Iterator[tuple[Mapping[str, Any], str]]:
@@ -218,13 +221,22 @@ def _missing(column: str, name: str, rest: str) -> PreparedDataError:
     return PreparedDataError(f"{name} has no {column!r}{rest}", reason="missing_column")
 
 
-def _demand_drawable(batch: FlatBatch) -> None:
-    for column, absent in (
-        (IGNORABLE, IGNORABLE not in batch.columns),
-        ("index", batch.numbers is None),
-    ):
-        if absent:
-            raise _missing(column, "example 0 of the batch", "")
+def _check_ranges(batch: FlatBatch, *, drawn: bool) -> None:
+    """Check that every example has tokens, and all of them in every column that is wanted."""
+    known = [*batch.columns, *(() if batch.numbers is None else ("index",))]
+    for column in (*_COLUMNS, *((IGNORABLE, "index") if drawn else ())):
+        if column not in known:
+            raise _missing(column, "example 0 of the batch", f"; it has {sorted(known)}.")
+    size = min(len(batch.columns[column]) for column in _COLUMNS)
+    ends = batch.starts + batch.lengths
+    if batch.lengths.min() < 1 or batch.starts.min() < 0 or ends.max() > size:
+        wrong = (batch.lengths < 1) | (batch.starts < 0) | (ends > size)
+        place = int(np.flatnonzero(wrong)[0])
+        raise PreparedDataError(
+            f"example {place} of the batch has {batch.lengths[place]} tokens from "
+            f"{batch.starts[place]} on, and the columns have {size}.",
+            reason="bad_example",
+        )
 
 
 def _joined(examples: Sequence[dict[str, Any]]) -> FlatBatch:

@@ -119,7 +119,17 @@ class LossmaskTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         return super()._get_collator_with_removed_columns(data_collator, description)
 
     def get_eval_dataloader(self, *arguments: Any, **options: Any) -> DataLoader[Any]:
-        """Evaluate over all supervised tokens, those that training ignores included."""
+        """Evaluate over all supervised tokens, those that training ignores included.
+
+        Raises:
+            PolicyError: Batches without padding are evaluated on several processes.
+        """
+        if isinstance(self._collator, PaddingFreeCollator) and self.accelerator.num_processes > 1:
+            # Copies that fill the last batch are found by its rows, and a document has none.
+            raise PolicyError(
+                "batches without padding cannot be evaluated on several processes, where examples "
+                "that are there twice are dropped row by row: evaluate on one, or pad."
+            )
         self.data_collator = _undrawn(self._collator)
         try:
             loader: DataLoader[Any] = super().get_eval_dataloader(*arguments, **options)
