@@ -111,6 +111,7 @@ class PreparedStream:
         self.epoch = 0
         self.position = 0
         self.resumed = False
+        self._firsts = shard_starts(manifest)
         self._columns: frozenset[str] | None = None
 
     def __len__(self) -> int:
@@ -248,6 +249,6 @@ class PreparedStream:
             yield part
 
     def _examples(self, shard: int, part: ShardPart) -> FlatBatch:
-        first = int(shard_starts(self.manifest)[shard]) + part.first
+        first = int(self._firsts[shard]) + part.first
         numbers = np.arange(first, first + len(part.rows))
         return FlatBatch(part.columns, part.starts[:-1], np.diff(part.starts), numbers)
