@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from torch.utils.data import DataLoader, Subset
+from transformers import DataCollatorWithFlattening
 
-import lossmask.prepared
+import lossmask.prepared_shards
+from lossmask.collate import PaddedCollator
 from lossmask.errors import PreparedDataError
+from lossmask.padding_free import PaddingFreeCollator
 from lossmask.prepared import TOKEN_COLUMNS, load_prepared
 from tests.tiny_models import Example, tiny_examples, write_prepared
 
@@ -74,6 +80,52 @@ def test_an_index_outside_the_data_is_an_index_error(tmp_path: Path, index: int)
         data[index]
 
 
+def test_a_batch_is_its_items_in_the_order_asked_for(tmp_path: Path) -> None:
+    examples = tiny_examples(9)
+    write_prepared(tmp_path, [examples[:4], examples[4:]])
+    data = load_prepared(tmp_path)
+    batch = data.__getitems__([8, 0, -1, 3, 3])
+    assert batch.numbers is not None
+    assert batch.numbers.tolist() == [8, 0, 8, 3, 3]
+    for place, index in enumerate([8, 0, 8, 3, 3]):
+        for name, values in data[index].items():
+            np.testing.assert_array_equal(batch[place][name], values)
+            np.testing.assert_array_equal(values, examples[index][name])
+            assert np.shares_memory(batch[place][name], data.columns[name])
+    assert len(data.__getitems__([])) == 0
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        ([0, 4], "example 4 of 4"),
+        ([-5], "example -5 of 4"),
+        ([0.0], "not float64 values"),
+        ([True], "not bool values"),
+        ([[0]], "whole numbers in one row"),
+    ],
+)
+def test_a_batch_outside_the_data_is_an_index_error(
+    tmp_path: Path, indices: Any, message: str
+) -> None:
+    data = load_prepared(write_prepared(tmp_path, [tiny_examples(4)]))
+    with pytest.raises(IndexError, match=message):
+        data.__getitems__(indices)
+
+
+def test_a_loader_of_torch_hands_whole_batches_to_any_collator(tmp_path: Path) -> None:
+    examples = tiny_examples(5)
+    data: Any = load_prepared(write_prepared(tmp_path, [examples]))
+    loader = DataLoader(Subset(data, [4, 1, 0]), batch_size=2, collate_fn=PaddedCollator(0))
+    expected = [PaddedCollator(0)([examples[4], examples[1]]), PaddedCollator(0)(examples[:1])]
+    for batch, want in zip(loader, expected, strict=True):
+        for name, values in want.items():
+            assert values.equal(batch[name])
+    for batch in DataLoader(data, batch_size=5, collate_fn=DataCollatorWithFlattening()):
+        for name, values in batch.items():
+            assert values.equal(PaddingFreeCollator()(examples)[name])
+
+
 def test_iteration_ends(tmp_path: Path) -> None:
     data = load_prepared(write_prepared(tmp_path, [tiny_examples(4)]))
     assert len([data[index] for index in range(len(data))]) == 4
@@ -103,7 +155,7 @@ def test_data_survives_pickling_for_worker_processes(tmp_path: Path) -> None:
 
 def test_a_slice_of_a_column_starts_at_its_own_first_value() -> None:
     column = pa.array([[4, 5], [6], [7, 8]], pa.list_(pa.int32())).slice(1)
-    values, starts = lossmask.prepared._flat(Path("x"), "labels", column, np.dtype(np.int32))
+    values, starts = lossmask.prepared_shards._flat("x", "labels", column, np.dtype(np.int32))
     assert values.tolist() == [6, 7, 8]
     assert starts.tolist() == [0, 1, 3]
 
@@ -127,10 +179,51 @@ def test_the_columns_take_16_bytes_a_token_and_keep_no_arrow_memory(tmp_path: Pa
         before = pa.total_allocated_bytes()
         data = load_prepared(tmp_path)
         grown.append(pa.total_allocated_bytes() - before)
-    columns = [values for block in data.blocks for values in block.columns.values()]
+    columns = list(data.columns.values())
     assert sum(values.nbytes for values in columns) == 16 * data.manifest["tokens"]
     assert all(values.base is None for values in columns)
-    assert min(grown) <= 64 * len(data)  # the rows, in Arrow's granules
+    assert min(grown) <= 0
+
+
+def test_a_folder_in_an_object_store_is_the_same_data(tmp_path: Path) -> None:
+    examples = tiny_examples(9)
+    write_prepared(tmp_path, [examples[:4], examples[4:]])
+    store = fsspec.filesystem("memory")
+    store.put(str(tmp_path), "/bucket/prepared", recursive=True)
+    try:
+        local, remote = load_prepared(tmp_path), load_prepared("memory://bucket/prepared")
+        cached = load_prepared("memory://bucket/prepared/", cache=tmp_path / "cache")
+        for data in (remote, cached):
+            for name, values in local.columns.items():
+                np.testing.assert_array_equal(data.columns[name], values)
+        assert remote.folder == "memory://bucket/prepared"
+        assert "memory://bucket/prepared/part-0000" in remote.largest_token()[1]
+        store.rm("/bucket/prepared/part-00001.parquet")
+        where = "memory://bucket/prepared/part-00001.parquet: .*it is not there"
+        with pytest.raises(PreparedDataError, match=where):
+            load_prepared("memory://bucket/prepared")
+        store.rm("/bucket/prepared/manifest.json")
+        with pytest.raises(PreparedDataError, match="memory://bucket/prepared has no manifest"):
+            load_prepared("memory://bucket/prepared")
+    finally:
+        store.rm("/bucket", recursive=True)
+    with pytest.raises(PreparedDataError, match="no prepared folder at memory://bucket/prepared"):
+        load_prepared("memory://bucket/prepared")
+
+
+def test_storage_that_fsspec_does_not_know_is_refused() -> None:
+    with pytest.raises(PreparedDataError, match=r"nowhere://x cannot be opened: Protocol not"):
+        load_prepared("nowhere://x")
+
+
+def test_shards_differ_in_no_column(tmp_path: Path) -> None:
+    write_prepared(tmp_path, [[broken_example()], [broken_example()]])
+    path = tmp_path / "part-00000.parquet"
+    table = pq.read_table(path)
+    ignorable = pa.array([[False, True, True]], pa.list_(pa.bool_()))
+    pq.write_table(table.append_column("ignorable", ignorable), path)
+    with pytest.raises(PreparedDataError, match=r"some shards have 'ignorable'.*part-00001"):
+        load_prepared(tmp_path)
 
 
 def test_importing_this_module_imports_no_torch() -> None:
@@ -177,6 +270,8 @@ def test_a_manifest_that_is_no_json_is_named(tmp_path: Path) -> None:
         ({"tokenizer": {"stop_ids": ["</s>"]}}, r"tokenizer\.stop_ids is \['</s>'\]"),
         ({"examples": 5}, "examples is 5, but the shards hold 4"),
         ({"tokens": 1}, "tokens is 1, but the shards hold"),
+        ({"tokens": 1000}, "tokens is 1000, but the shards hold"),
+        ({"examples": 3}, "examples is 3, but the shards hold more"),
         ({"supervised_tokens": 1}, "supervised_tokens is 1, but the shards hold"),
     ],
 )
@@ -259,3 +354,16 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(PreparedDataError, match=r"part-00000\.parquet: .*cannot be read"):
         load_prepared(tmp_path)
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "prepared.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    write_prepared(tmp_path / "prepared", [tiny_examples(20)])
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks) == 2
+    assert names["loader"].state_dict()["epoch"] == 1
+    assert names["saved"]["position"] == 3

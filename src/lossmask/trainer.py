@@ -29,6 +29,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from lossmask.collate import PaddedCollator
 from lossmask.errors import LossmaskError, PolicyError, PreparedDataError
 from lossmask.example import IGNORE_INDEX
+from lossmask.padding_free import PaddingFreeCollator
 from lossmask.supervised_loss import (
     Batch,
     TokenLosses,
@@ -49,6 +50,8 @@ _UNSUPPORTED = {
 }
 """Fields whose effect would be lost or wrong here, with the reason."""
 
+_OWN_COLLATORS = (PaddedCollator, PaddingFreeCollator)
+
 _SUMS = ("loss", "weight", "supervised", "correct", "stops", "correct_stops", "tokens")
 """What evaluation adds up, in this order."""
 
@@ -61,7 +64,7 @@ class LossmaskTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         args: Training arguments.
         train_dataset: Items as `Examples` describes.
         eval_dataset: The same; or a mapping of names to them.
-        data_collator: Defaults to a `PaddedCollator`.
+        data_collator: Defaults to a `PaddedCollator`; a `PaddingFreeCollator` trains the same.
         callbacks: Added to those of transformers.
         stop_ids: Token ids at which inference ends a turn; evaluation reports their accuracy apart.
 
@@ -107,8 +110,26 @@ class LossmaskTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         """Keep ``loss_weights``, which no model's ``forward`` takes, among the columns."""
         self._signature_columns = ["input_ids", "labels", "loss_weights", "ignorable", "index"]
 
+    def _get_collator_with_removed_columns(
+        self, data_collator: Any, description: str | None = None
+    ) -> Any:
+        """Leave our collators alone: they take what they know, and a batch as the data gives it."""
+        if isinstance(data_collator, _OWN_COLLATORS):
+            return data_collator
+        return super()._get_collator_with_removed_columns(data_collator, description)
+
     def get_eval_dataloader(self, *arguments: Any, **options: Any) -> DataLoader[Any]:
-        """Evaluate over all supervised tokens, those that training ignores included."""
+        """Evaluate over all supervised tokens, those that training ignores included.
+
+        Raises:
+            PolicyError: Batches without padding are evaluated on several processes.
+        """
+        if isinstance(self._collator, PaddingFreeCollator) and self.accelerator.num_processes > 1:
+            # Copies that fill the last batch are found by its rows, and a document has none.
+            raise PolicyError(
+                "batches without padding cannot be evaluated on several processes, where examples "
+                "that are there twice are dropped row by row: evaluate on one, or pad."
+            )
         self.data_collator = _undrawn(self._collator)
         try:
             loader: DataLoader[Any] = super().get_eval_dataloader(*arguments, **options)
@@ -289,12 +310,12 @@ class _DrawIgnored(TrainerCallback):  # type: ignore[misc]  # transformers is un
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if isinstance(self._collator, PaddedCollator):
+        if isinstance(self._collator, _OWN_COLLATORS):
             self._collator.set_epoch(int(state.epoch or 0))
 
 
 def _undrawn(collator: Any) -> Any:
-    if isinstance(collator, PaddedCollator):
+    if isinstance(collator, _OWN_COLLATORS):
         return dataclasses.replace(collator, ignore=None)
     return collator
 
