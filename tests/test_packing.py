@@ -100,7 +100,11 @@ def test_what_is_no_packing_cannot_be_made(
 @pytest.mark.parametrize(
     ("lengths", "reason", "text"),
     [
-        ([3, 9, 2, 12], "document_too_long", r"document 1 has 9 tokens, .* 8 \(and 1 more cannot"),
+        (
+            [3, 9, 2, 12],
+            "document_too_long",
+            r"3 has 12 tokens.* 8 \(and 1 more.* to 12 or more",
+        ),
         ([3, 0], "empty_document", "document 1 has 0 tokens: leave out"),
         ([3, -1], "empty_document", "document 1 has -1 tokens"),
         ([], "no_documents", "at least one"),
@@ -197,3 +201,7 @@ def test_a_document_that_does_not_fit_ends_the_stream_where_it_is_read() -> None
 
 def test_an_empty_stream_has_no_packs() -> None:
     assert list(pack_stream([], 8)) == []
+
+
+def test_the_rest_of_a_stream_comes_in_the_order_of_the_oldest_document() -> None:
+    assert list(pack_stream(["aaaaa", "x" * 8, "bbb"], 8)) == [["aaaaa", "bbb"], ["x" * 8]]

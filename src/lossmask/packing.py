@@ -190,7 +190,9 @@ def _checked(lengths: npt.ArrayLike, max_length: int, where: Callable[[int], str
     sizes = given.astype(np.int64)
     wrong = np.flatnonzero((sizes < 1) | (sizes > max_length))
     if wrong.size:
-        _check_length(int(sizes[wrong[0]]), max_length, where(int(wrong[0])), more=wrong.size - 1)
+        others = f" (and {wrong.size - 1:,} more cannot be packed)" if wrong.size > 1 else ""
+        worst = int(wrong[sizes[wrong].argmax()])  # the longest, so that its length will do for all
+        _check_length(int(sizes[worst]), max_length, where(worst), others)
     return sizes
 
 
@@ -199,21 +201,19 @@ def _check_max_length(max_length: int) -> None:
         raise PolicyError(f"max_length is {max_length}: a pack needs room for 1 token or more.")
 
 
-def _check_length(length: int, max_length: int, name: str, *, more: int = 0) -> None:
-    if 1 <= length <= max_length:
-        return
-    others = f" (and {more:,} more cannot be packed)" if more else ""
+def _check_length(length: int, max_length: int, name: str, others: str = "") -> None:
     if length < 1:
         raise InputError(
             f"{name} has {length} tokens{others}: leave out documents without tokens.",
             reason="empty_document",
         )
-    raise InputError(
-        f"{name} has {length:,} tokens, and a pack has room for {max_length:,}{others}. Nothing is "
-        f"cut here: pack to {length:,} or more, or shorten such documents or leave them out when "
-        "the data is prepared.",
-        reason="document_too_long",
-    )
+    if length > max_length:
+        raise InputError(
+            f"{name} has {length:,} tokens, and a pack has room for {max_length:,}{others}. "
+            f"Nothing is cut here: pack to {length:,} or more, or shorten such documents or leave "
+            "them out when the data is prepared.",
+            reason="document_too_long",
+        )
 
 
 def _place(values: list[int], counts: list[int], max_length: int) -> IntArray:
