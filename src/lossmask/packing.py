@@ -19,11 +19,11 @@ Packs of equal space therefore change together, and a step moves all of them::
 from __future__ import annotations
 
 import operator
-from bisect import bisect_left, bisect_right, insort
-from collections import OrderedDict, deque
+from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -323,17 +323,15 @@ def pack_stream(
 ) -> Iterator[list[_Document]]:
     """Pack documents as they come, with a bounded number of them in memory.
 
-    Each pack begins with the document that has waited longest, and then takes the longest one that
-    fits, again and again. So fewer than ``buffer`` packs are yielded between the reading of a
-    document and its own. When the stream ends, what is left is packed by `pack`. The packs depend
-    on nothing but the documents and their order.
+    Whenever the buffer is full, it is packed by `pack`. Packs that are not full are taken apart and
+    their documents packed again with those that come next; no document is kept twice, so none waits
+    for ever. The packs depend on nothing but the documents and their order.
 
     Args:
         documents: The documents, of any kind.
         max_length: Tokens that a pack has room for.
         length: Returns the number of tokens of a document; by default ``len``.
-        buffer: The most documents to hold at one time, those of the pack being filled not counted.
-            More of them fill the packs better.
+        buffer: The most documents to hold at one time. More of them fill the packs better.
 
     Yields:
         The documents of a pack.
@@ -344,8 +342,8 @@ def pack_stream(
         PolicyError: ``max_length`` or ``buffer`` is below 1.
 
     Example:
-        >>> list(pack_stream(["aaaaa", "bbbb", "ccc", "d", "eee"], 8))
-        [['aaaaa', 'ccc'], ['bbbb', 'eee', 'd']]
+        >>> sorted(pack_stream(["aaaaa", "bbbb", "ccc", "d"], 8))
+        [['aaaaa', 'ccc'], ['bbbb', 'd']]
     """
     _check_max_length(max_length)
     if operator.index(buffer) < 1:
@@ -364,54 +362,39 @@ def _packed_stream(
     length: Callable[[_Document], int],
     buffer: int,
 ) -> Iterator[list[_Document]]:
-    waiting: _Waiting[_Document] = _Waiting()
+    waiting: list[tuple[int, _Document]] = []
+    carried = 0  # how many of them, the first ones, have been packed before without leaving
     for number, document in enumerate(documents):
         size = length(document)
         _check_length(size, max_length, f"document {number} of the stream")
-        waiting.add(number, size, document)
-        if len(waiting.documents) == buffer:
-            yield waiting.next_pack(max_length)
-    if waiting.documents:
-        rest = list(waiting.documents.values())
-        packs = pack([size for size, _ in rest], max_length)
-        for numbers in sorted((packs[index].tolist() for index in range(len(packs))), key=min):
-            yield [rest[number][1] for number in numbers]
+        waiting.append((size, document))
+        while len(waiting) == buffer:  # a second time if no pack was full
+            leaving, kept = _divide(waiting, carried, max_length)
+            yield from leaving
+            waiting, carried = kept, len(kept)
+    if waiting:
+        yield from _divide(waiting, len(waiting), max_length)[0]
 
 
-@dataclass(slots=True)
-class _Waiting(Generic[_Document]):
-    """Documents that wait for a pack, found by age and by length."""
+def _divide(
+    waiting: list[tuple[int, _Document]], carried: int, max_length: int
+) -> tuple[list[list[_Document]], list[tuple[int, _Document]]]:
+    """Pack what waits, and return the packs that leave and the documents that wait on.
 
-    documents: OrderedDict[int, tuple[int, _Document]] = field(default_factory=OrderedDict)
-    """Number in the stream -> length and document, oldest first."""
-    lengths: list[int] = field(default_factory=list)
-    """The lengths that some document has, increasing."""
-    numbers: dict[int, deque[int]] = field(default_factory=dict)
-    """Length -> numbers, oldest first."""
+    A pack leaves if it is full, or holds one of the first ``carried`` documents.
+    """
+    packs = pack([size for size, _ in waiting], max_length)
+    leaves = packs.tokens >= _FULL * max_length
+    leaving: list[list[_Document]] = []
+    kept: list[int] = []
+    for index in range(len(packs)):
+        numbers = packs[index].tolist()
+        if leaves[index] or min(numbers) < carried:
+            leaving.append([waiting[number][1] for number in numbers])
+        else:
+            kept += numbers
+    return leaving, [waiting[number] for number in sorted(kept)]
 
-    def add(self, number: int, length: int, document: _Document) -> None:
-        self.documents[number] = (length, document)
-        if length not in self.numbers:
-            self.numbers[length] = deque()
-            insort(self.lengths, length)
-        self.numbers[length].append(number)
 
-    def next_pack(self, max_length: int) -> list[_Document]:
-        """Remove the documents of the next pack, the oldest of all first."""
-        oldest = next(iter(self.documents.values()))[0]
-        packed = [self._pop(oldest)]
-        space = max_length - oldest
-        while at := bisect_right(self.lengths, space):
-            longest = self.lengths[at - 1]
-            packed.append(self._pop(longest))
-            space -= longest
-        return packed
-
-    def _pop(self, length: int) -> _Document:
-        """Remove the oldest document of a length."""
-        queue = self.numbers[length]
-        _, document = self.documents.pop(queue.popleft())
-        if not queue:
-            del self.numbers[length]
-            del self.lengths[bisect_left(self.lengths, length)]
-        return document
+_FULL = 0.99
+"""The share of its room from which on a pack has nothing to gain by waiting."""
