@@ -16,7 +16,7 @@ from lossmask import Encoder, PolicyError
 from lossmask.added_tokens import grow_embeddings, with_headers
 from lossmask.cli import main
 from lossmask.embedded import DEMO_MODEL
-from lossmask.prepared import PreparedData, load_prepared
+from lossmask.prepared import PreparedDataset, load_prepared
 from lossmask.preparing import EncoderSource, prepare
 from lossmask.training import LoraSettings, train
 from tests.scenarios import assistant, user
@@ -25,7 +25,7 @@ HEADERS = ("### Human:", "### Assistant:")
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     folder = tmp_path_factory.mktemp("added")
     data = folder / "data.jsonl"
     rows = [{"messages": [user(f"Q{n}"), assistant("yes")]} for n in range(4)]
@@ -66,9 +66,9 @@ def test_a_new_row_begins_as_the_mean_of_what_it_replaces(tied: bool) -> None:
     assert (after[0].data_ptr() == after[1].data_ptr()) == tied
 
 
-def test_the_prepared_folder_holds_the_tokenizer_with_them(prepared: PreparedData) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(prepared.folder / "tokenizer")
-    assert prepared.tokenizer["path"] == str((prepared.folder / "tokenizer").resolve())
+def test_the_prepared_folder_holds_the_tokenizer_with_them(prepared: PreparedDataset) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(Path(prepared.folder) / "tokenizer")
+    assert prepared.tokenizer["path"] == str((Path(prepared.folder) / "tokenizer").resolve())
     added = {tokenizer.decode([int(token)]) for token in prepared.tokenizer["added"]}
     assert added == set(HEADERS)
     item = prepared[0]
@@ -79,7 +79,7 @@ def test_the_prepared_folder_holds_the_tokenizer_with_them(prepared: PreparedDat
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("lora", [None, LoraSettings(rank=2, alpha=4)])
 def test_training_grows_the_model_and_trains_the_new_rows(
-    prepared: PreparedData, tmp_path: Path, lora: LoraSettings | None
+    prepared: PreparedDataset, tmp_path: Path, lora: LoraSettings | None
 ) -> None:
     train(
         prepared, DEMO_MODEL, tmp_path / "run", lora=lora, max_steps=2, learning_rate=1e-2,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import ast
+import subprocess
+import sys
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -40,9 +43,9 @@ def test_right_padding_keeps_the_eos_label_where_pad_is_eos() -> None:
         PaddedCollator(pad_token_id=EOS)(EXAMPLES),
         {
             "input_ids": [[7, 8, 2, 9, 2], [5, 2, 2, 2, 2]],
-            "attention_mask": [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]],
             "labels": [[-100, 8, 2, -100, 2], [-100, 2, -100, -100, -100]],
             "loss_weights": [[0, 0.5, 1, 0, 1], [0, 2, 0, 0, 0]],
+            "attention_mask": [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]],
         },
     )
 
@@ -52,9 +55,9 @@ def test_left_padding_restarts_positions_at_the_first_token() -> None:
         PaddedCollator(pad_token_id=EOS, padding_side="left")(EXAMPLES),
         {
             "input_ids": [[7, 8, 2, 9, 2], [2, 2, 2, 5, 2]],
-            "attention_mask": [[1, 1, 1, 1, 1], [0, 0, 0, 1, 1]],
             "labels": [[-100, 8, 2, -100, 2], [-100, -100, -100, -100, 2]],
             "loss_weights": [[0, 0.5, 1, 0, 1], [0, 0, 0, 0, 2]],
+            "attention_mask": [[1, 1, 1, 1, 1], [0, 0, 0, 1, 1]],
             "position_ids": [[0, 1, 2, 3, 4], [0, 0, 0, 0, 1]],
         },
     )
@@ -95,6 +98,9 @@ def test_torch_tensors_and_lists_give_the_same_batch() -> None:
         ([{**EXAMPLES[1], "loss_weights": [1.0]}], r"loss_weights \(1,\)"),
         ([{"input_ids": [], "labels": []}], "not empty"),
         ([{"input_ids": [[1]], "labels": [[1]]}], r"of one shape \(tokens,\)"),
+        ([{"input_ids": [1.5], "labels": [1]}], "example 0 .*: input_ids is of type float64"),
+        ([{"input_ids": [1], "labels": [True]}], "example 0 .*: labels is of type bool"),
+        ([EXAMPLES[0], 7], "example 1 of the batch is int; give a mapping"),
     ],
 )
 def test_examples_that_cannot_be_stacked_are_refused(examples: list[Any], message: str) -> None:
@@ -108,6 +114,7 @@ def test_examples_that_cannot_be_stacked_are_refused(examples: list[Any], messag
         ({"pad_token_id": -1}, "pad_token_id is -1"),
         ({"pad_token_id": 0, "pad_to_multiple_of": 0}, "pad_to_multiple_of is 0"),
         ({"pad_token_id": 0, "padding_side": "both"}, "padding_side is 'both'"),
+        ({"pad_token_id": 0, "return_tensors": "tf"}, "return_tensors is 'tf'"),
     ],
 )
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
@@ -121,3 +128,35 @@ def test_without_weights_a_weight_that_would_be_lost_is_refused() -> None:
     assert sorted(collate([example])) == ["attention_mask", "input_ids", "labels"]
     with pytest.raises(PreparedDataError, match=r"a token has the loss weight 0\.5"):
         collate([example | {"loss_weights": [0, 1, 0.5]}])
+
+
+def test_numpy_batches_need_no_torch_and_are_what_the_tensors_hold() -> None:
+    code = (
+        "import sys; from lossmask.collate import PaddedCollator\n"
+        "example = {'input_ids': [7, 8, 2], 'labels': [-100, 8, 2]}\n"
+        "batch = PaddedCollator(0, return_tensors='np')([example])\n"
+        "print({name: str(values.dtype) for name, values in batch.items()})\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ast.literal_eval(done.stdout) == {
+        "input_ids": "int64",
+        "labels": "int64",
+        "loss_weights": "float32",
+        "attention_mask": "int64",
+    }
+    sides: tuple[Literal["left", "right"], ...] = ("left", "right")
+    for side in sides:
+        arrays = PaddedCollator(EOS, 4, side, return_tensors="np")(EXAMPLES)
+        tensors = PaddedCollator(EOS, 4, side)(EXAMPLES)
+        assert list(arrays) == list(tensors)
+        for name, values in arrays.items():
+            assert isinstance(values, np.ndarray)
+            assert torch.equal(torch.from_numpy(values), tensors[name])
+
+
+def test_the_documents_of_packs_become_rows_of_their_own() -> None:
+    packs = [EXAMPLES[:1], [EXAMPLES[1], EXAMPLES[0]]]
+    flat = PaddedCollator(0)([EXAMPLES[0], EXAMPLES[1], EXAMPLES[0]])
+    for name, values in PaddedCollator(0)(packs).items():
+        assert torch.equal(values, flat[name])

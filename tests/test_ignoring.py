@@ -16,7 +16,7 @@ from lossmask.collate import PaddedCollator
 from lossmask.embedded import DEMO_MODEL
 from lossmask.errors import PreparedDataError
 from lossmask.ignoring import IgnoreTokens
-from lossmask.prepared import PreparedData, load_prepared
+from lossmask.prepared import PreparedDataset, load_prepared
 from lossmask.preparing import EncoderSource, prepare
 from lossmask.training import train
 from tests.scenarios import assistant, user
@@ -52,7 +52,7 @@ def test_a_probability_is_a_number_from_0_to_1(probability: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     folder = tmp_path_factory.mktemp("ignoring")
     data = folder / "data.jsonl"
     rows = [{"messages": [user(f"Q{n}"), assistant("yes, no")]} for n in range(6)]
@@ -62,7 +62,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     return load_prepared(folder / "out")
 
 
-def test_prepared_data_says_which_tokens_may_be_ignored(prepared: PreparedData) -> None:
+def test_prepared_data_says_which_tokens_may_be_ignored(prepared: PreparedDataset) -> None:
     tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
     item = prepared[4]
     assert item["index"] == 4
@@ -72,7 +72,7 @@ def test_prepared_data_says_which_tokens_may_be_ignored(prepared: PreparedData) 
     assert (item["loss_weights"] == 1).sum() == (item["labels"] != -100).sum()  # undrawn
 
 
-def test_a_batch_leaves_them_out_anew_in_each_epoch(prepared: PreparedData) -> None:
+def test_a_batch_leaves_them_out_anew_in_each_epoch(prepared: PreparedDataset) -> None:
     collate = PaddedCollator(pad_token_id=0, ignore=IgnoreTokens(0.5, seed=1))
     items = [prepared[index] for index in range(6)]
     counts = []
@@ -99,7 +99,7 @@ def test_an_example_that_does_not_say_is_refused() -> None:
 
 
 def test_training_draws_by_epoch_and_evaluates_on_all(
-    prepared: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = []
     weights = IgnoreTokens.weights

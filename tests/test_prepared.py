@@ -13,9 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from torch.utils.data import DataLoader, Subset
+from transformers import DataCollatorWithFlattening
 
-import lossmask.prepared
+import lossmask.prepared_shards
+from lossmask.collate import PaddedCollator
 from lossmask.errors import PreparedDataError
+from lossmask.padding_free import PaddingFreeCollator
 from lossmask.prepared import TOKEN_COLUMNS, load_prepared
 from tests.tiny_models import Example, tiny_examples, write_prepared
 
@@ -74,6 +78,52 @@ def test_an_index_outside_the_data_is_an_index_error(tmp_path: Path, index: int)
         data[index]
 
 
+def test_a_batch_is_its_items_in_the_order_asked_for(tmp_path: Path) -> None:
+    examples = tiny_examples(9)
+    write_prepared(tmp_path, [examples[:4], examples[4:]])
+    data = load_prepared(tmp_path)
+    batch = data.__getitems__([8, 0, -1, 3, 3])
+    assert batch.numbers is not None
+    assert batch.numbers.tolist() == [8, 0, 8, 3, 3]
+    for place, index in enumerate([8, 0, 8, 3, 3]):
+        for name, values in data[index].items():
+            np.testing.assert_array_equal(batch[place][name], values)
+            np.testing.assert_array_equal(values, examples[index][name])
+            assert np.shares_memory(batch[place][name], data.columns[name])
+    assert len(data.__getitems__([])) == 0
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        ([0, 4], "example 4 of 4"),
+        ([-5], "example -5 of 4"),
+        ([0.0], "not float64 values"),
+        ([True], "not bool values"),
+        ([[0]], "whole numbers in one row"),
+    ],
+)
+def test_a_batch_outside_the_data_is_an_index_error(
+    tmp_path: Path, indices: Any, message: str
+) -> None:
+    data = load_prepared(write_prepared(tmp_path, [tiny_examples(4)]))
+    with pytest.raises(IndexError, match=message):
+        data.__getitems__(indices)
+
+
+def test_a_loader_of_torch_hands_whole_batches_to_any_collator(tmp_path: Path) -> None:
+    examples = tiny_examples(5)
+    data: Any = load_prepared(write_prepared(tmp_path, [examples]))
+    loader = DataLoader(Subset(data, [4, 1, 0]), batch_size=2, collate_fn=PaddedCollator(0))
+    expected = [PaddedCollator(0)([examples[4], examples[1]]), PaddedCollator(0)(examples[:1])]
+    for batch, want in zip(loader, expected, strict=True):
+        for name, values in want.items():
+            assert values.equal(batch[name])
+    for batch in DataLoader(data, batch_size=5, collate_fn=DataCollatorWithFlattening()):
+        for name, values in batch.items():
+            assert values.equal(PaddingFreeCollator()(examples)[name])
+
+
 def test_iteration_ends(tmp_path: Path) -> None:
     data = load_prepared(write_prepared(tmp_path, [tiny_examples(4)]))
     assert len([data[index] for index in range(len(data))]) == 4
@@ -103,7 +153,7 @@ def test_data_survives_pickling_for_worker_processes(tmp_path: Path) -> None:
 
 def test_a_slice_of_a_column_starts_at_its_own_first_value() -> None:
     column = pa.array([[4, 5], [6], [7, 8]], pa.list_(pa.int32())).slice(1)
-    values, starts = lossmask.prepared._flat(Path("x"), "labels", column, np.dtype(np.int32))
+    values, starts = lossmask.prepared_shards._flat("x", "labels", column, np.dtype(np.int32))
     assert values.tolist() == [6, 7, 8]
     assert starts.tolist() == [0, 1, 3]
 
@@ -127,10 +177,10 @@ def test_the_columns_take_16_bytes_a_token_and_keep_no_arrow_memory(tmp_path: Pa
         before = pa.total_allocated_bytes()
         data = load_prepared(tmp_path)
         grown.append(pa.total_allocated_bytes() - before)
-    columns = [values for block in data.blocks for values in block.columns.values()]
+    columns = list(data.columns.values())
     assert sum(values.nbytes for values in columns) == 16 * data.manifest["tokens"]
     assert all(values.base is None for values in columns)
-    assert min(grown) <= 64 * len(data)  # the rows, in Arrow's granules
+    assert min(grown) <= 0
 
 
 def test_importing_this_module_imports_no_torch() -> None:

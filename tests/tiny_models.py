@@ -143,7 +143,7 @@ def tiny_examples(count: int, *, seed: int = 0) -> list[Example]:
         seed: Of the tokens, lengths and weights.
 
     Returns:
-        Dictionaries of NumPy arrays as `PreparedData` gives them. Weights are 0.5, 1 or 2.
+        Dictionaries of NumPy arrays as `PreparedDataset` gives them. Weights are 0.5, 1 or 2.
     """
     draw = np.random.default_rng(seed)
     examples: list[Example] = []

@@ -23,7 +23,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, TrainingArguments
 
 from lossmask.errors import InputError, PolicyError
-from lossmask.prepared import PreparedData
+from lossmask.prepared import PreparedDataset
 
 __all__ = ["checkpoint_step", "open_run", "save_for_inference"]
 
@@ -135,7 +135,7 @@ def checkpoint_step(checkpoint: Path | None) -> int:
 
 
 def save_for_inference(
-    model: PreTrainedModel, prepared: PreparedData | None, output_dir: Path
+    model: PreTrainedModel, prepared: PreparedDataset | None, output_dir: Path
 ) -> None:
     """Save what inference needs next to the weights, so that it sees what training saw.
 

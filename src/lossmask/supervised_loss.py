@@ -145,7 +145,12 @@ def supervised_token_losses(
     chosen = batch["labels"][:, 1:] != IGNORE_INDEX
     targets = batch["labels"][:, 1:][chosen]
     tap = _HeadTap(chosen, targets, chunk_positions if chunk_head else None)
-    inputs = {name: values for name, values in batch.items() if name not in _NOT_INPUTS}
+    inputs: dict[str, Any] = {
+        name: values for name, values in batch.items() if name not in _NOT_INPUTS
+    }
+    if "attention_mask" not in batch:
+        # With a cache, transformers keeps no documents of one row apart (masking_utils.py).
+        inputs["use_cache"] = False
     logits = _run(model, forward or model, inputs, tap)
     if tap.losses is not None:
         nll, correct = tap.losses
@@ -242,7 +247,9 @@ class _HeadTap:
         self.losses = _in_chunks(head_nll, self.hidden, self.targets, self.chunk_positions)
 
 
-def _run(model: nn.Module, forward: Callable[..., Any], inputs: Batch, tap: _HeadTap) -> Tensor:
+def _run(
+    model: nn.Module, forward: Callable[..., Any], inputs: Mapping[str, Any], tap: _HeadTap
+) -> Tensor:
     head = _output_embedding(model)
     handles = (
         []

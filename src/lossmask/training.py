@@ -38,7 +38,7 @@ from lossmask.errors import InputError, PolicyError, PreparedDataError
 from lossmask.example import IGNORE_INDEX
 from lossmask.ignoring import IgnoreTokens
 from lossmask.policy import nearest
-from lossmask.prepared import PreparedData, load_prepared
+from lossmask.prepared import PreparedDataset, load_prepared
 from lossmask.run_folder import checkpoint_step, open_run, save_for_inference
 from lossmask.trainer import LossmaskTrainer
 
@@ -48,7 +48,7 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 class Examples(Protocol):
-    """A map-style data set: `PreparedData`, a torch ``Dataset``, a list.
+    """A map-style data set: `PreparedDataset`, a torch ``Dataset``, a list.
 
     An item has ``input_ids`` and ``labels`` of shape (tokens,), and ``loss_weights`` of the same
     shape unless every supervised token weighs 1.
@@ -179,7 +179,7 @@ def train(
     )
     set_seed(seed)
     network = _load_model(model, dtype or ("auto" if lora else "float32"))
-    if isinstance(data, PreparedData) and (added := data.tokenizer.get("added")):
+    if isinstance(data, PreparedDataset) and (added := data.tokenizer.get("added")):
         pieces = {int(token): replaced for token, replaced in added.items()}
         grow_embeddings(network, data.tokenizer["vocab_size"], pieces)
         if lora is not None:
@@ -188,7 +188,7 @@ def train(
     _check_fits(data, network)
     if eval_data is not None and not eval_share:
         _check_fits(eval_data, network)
-    own = data if isinstance(data, PreparedData) else None
+    own = data if isinstance(data, PreparedDataset) else None
     checkpoint = open_run(
         arguments,
         network,
@@ -218,7 +218,9 @@ def train(
     return result
 
 
-def _collator(data: PreparedData | None, tokenizer: Mapping[str, Any], seed: int) -> PaddedCollator:
+def _collator(
+    data: PreparedDataset | None, tokenizer: Mapping[str, Any], seed: int
+) -> PaddedCollator:
     """Return the collator, which leaves out the tokens that the data's policy ignores."""
     policy: Mapping[str, Any] = {} if data is None else data.manifest.get("policy", {})
     ignore = None
@@ -248,7 +250,7 @@ def _run(trainer: LossmaskTrainer, output_dir: Path, checkpoint: Path | None) ->
 def _open(source: str | Path | Examples) -> Examples:
     data = load_prepared(source) if isinstance(source, str | Path) else source
     if not len(data):
-        where = data.folder if isinstance(data, PreparedData) else "the data given"
+        where = data.folder if isinstance(data, PreparedDataset) else "the data given"
         raise PreparedDataError(f"{where} holds no example.", reason="no_examples")
     return data
 
@@ -265,7 +267,7 @@ def _hold_out(
     if not eval_share:
         return data, None if eval_folder is None else _open(eval_folder)
     # The examples of one row share their beginning: held out apart, evaluation would see it.
-    groups = data.rows if isinstance(data, PreparedData) else np.arange(len(data))
+    groups = data.rows if isinstance(data, PreparedDataset) else np.arange(len(data))
     rows = np.random.default_rng(seed).permutation(np.unique(groups))
     count = max(1, round(eval_share * len(rows)))
     if count >= len(rows):
@@ -374,7 +376,7 @@ def _with_adapters(model: PreTrainedModel, lora: LoraSettings) -> nn.Module:
 def _check_fits(data: Examples, model: PreTrainedModel) -> None:
     """Check that every token has an embedding, and that every example has a loss."""
     size = model.get_input_embeddings().weight.shape[0]
-    if isinstance(data, PreparedData):  # which was checked when it was opened
+    if isinstance(data, PreparedDataset):  # which was checked when it was opened
         largest, where = data.largest_token()
     else:
         largest, where = _largest_token(data)
