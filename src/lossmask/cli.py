@@ -59,8 +59,17 @@ def train_command(
     learning_rate: Annotated[
         float | None, typer.Option(help="Default: 2e-5, with --lora 2e-4.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples a forward pass.")] = 8,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Examples a forward pass, default 8; with --packing packs, default 1."
+        ),
+    ] = None,
     gradient_accumulation: Annotated[int, typer.Option(min=1, help="Passes an update.")] = 1,
+    packing: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train on packs of this many tokens instead of padded batches."),
+    ] = None,
     lora: Annotated[bool, typer.Option("--lora", help="Train low-rank adapters (PEFT).")] = False,
     lora_rank: Annotated[int, typer.Option(min=1, help="Rank of the adapters.")] = 16,
     eval_data: Annotated[Path | None, typer.Option(help="Prepared folder to evaluate on.")] = None,
@@ -95,6 +104,7 @@ def train_command(
             learning_rate=learning_rate,
             batch_size=batch_size,
             gradient_accumulation=gradient_accumulation,
+            packing=packing,
             lora=LoraSettings(rank=lora_rank, alpha=2 * lora_rank) if lora else None,
             eval_folder=eval_data,
             eval_share=eval_share,
@@ -109,6 +119,8 @@ def train_command(
         f"[bold]{result.steps}[/] steps, {result.supervised_tokens:,} supervised of "
         f"{result.tokens:,} tokens, mean loss {loss}"
     )
+    if result.packing_efficiency is not None:
+        console.print(f"packs {result.packing_efficiency:.2%} filled")
     for name in sorted(result.metrics):
         if not name.endswith(("_runtime", "_per_second", "epoch")):
             console.print(f"  {name:<24} {result.metrics[name]:,.4g}")

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from lossmask.errors import InputError
 from lossmask.example import IGNORE_INDEX
-from lossmask.packing import Packs, pack
-from lossmask.prepared import PreparedData, load_prepared
+from lossmask.packed_examples import pack_examples
+from lossmask.packing import Packs
+from lossmask.prepared import PreparedDataset, load_prepared
 
 _BAR = 76
 _SHADES = ("█", "▒")
@@ -41,28 +42,12 @@ def pack_command(
     `train --packing LENGTH` makes the same packs, by best-fit decreasing over all examples.
     """
     data = load_prepared(prepared)
-    packs = pack_examples(data, max_length, seed=seed)
+    packs = pack_examples(data, max_length, seed=seed).packs
     console = Console()
     padded = padded_tokens(packs.lengths, batch_size, seed=seed)
     console.print(show_packing(packs, batch_size, padded))
     for number in show or []:
         console.print(show_pack(data, packs, number))
-
-
-def pack_examples(data: PreparedData, max_length: int, *, seed: int = 0) -> Packs:
-    """Pack the examples of a prepared folder.
-
-    Raises:
-        InputError: There is no example, or one is longer than ``max_length``; its input row is
-            named.
-    """
-    rows = data.rows
-    return pack(
-        data.lengths,
-        max_length,
-        seed=seed,
-        where=lambda number: f"{data.folder}: example {number} (input row {rows[number]})",
-    )
 
 
 def padded_tokens(lengths: np.typing.NDArray[np.int64], batch_size: int, *, seed: int) -> int:
@@ -109,7 +94,7 @@ def show_packing(packs: Packs, batch_size: int, padded: int) -> RenderableType:
     return table
 
 
-def show_pack(data: PreparedData, packs: Packs, number: int) -> RenderableType:
+def show_pack(data: PreparedDataset, packs: Packs, number: int) -> RenderableType:
     """Draw which examples lie where in a pack.
 
     Raises:
