@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -183,6 +184,47 @@ def test_the_columns_take_16_bytes_a_token_and_keep_no_arrow_memory(tmp_path: Pa
     assert min(grown) <= 0
 
 
+def test_a_folder_in_an_object_store_is_the_same_data(tmp_path: Path) -> None:
+    examples = tiny_examples(9)
+    write_prepared(tmp_path, [examples[:4], examples[4:]])
+    store = fsspec.filesystem("memory")
+    store.put(str(tmp_path), "/bucket/prepared", recursive=True)
+    try:
+        local, remote = load_prepared(tmp_path), load_prepared("memory://bucket/prepared")
+        cached = load_prepared("memory://bucket/prepared/", cache=tmp_path / "cache")
+        for data in (remote, cached):
+            for name, values in local.columns.items():
+                np.testing.assert_array_equal(data.columns[name], values)
+        assert remote.folder == "memory://bucket/prepared"
+        assert "memory://bucket/prepared/part-0000" in remote.largest_token()[1]
+        store.rm("/bucket/prepared/part-00001.parquet")
+        where = "memory://bucket/prepared/part-00001.parquet: .*it is not there"
+        with pytest.raises(PreparedDataError, match=where):
+            load_prepared("memory://bucket/prepared")
+        store.rm("/bucket/prepared/manifest.json")
+        with pytest.raises(PreparedDataError, match="memory://bucket/prepared has no manifest"):
+            load_prepared("memory://bucket/prepared")
+    finally:
+        store.rm("/bucket", recursive=True)
+    with pytest.raises(PreparedDataError, match="no prepared folder at memory://bucket/prepared"):
+        load_prepared("memory://bucket/prepared")
+
+
+def test_storage_that_fsspec_does_not_know_is_refused() -> None:
+    with pytest.raises(PreparedDataError, match=r"nowhere://x cannot be opened: Protocol not"):
+        load_prepared("nowhere://x")
+
+
+def test_shards_differ_in_no_column(tmp_path: Path) -> None:
+    write_prepared(tmp_path, [[broken_example()], [broken_example()]])
+    path = tmp_path / "part-00000.parquet"
+    table = pq.read_table(path)
+    ignorable = pa.array([[False, True, True]], pa.list_(pa.bool_()))
+    pq.write_table(table.append_column("ignorable", ignorable), path)
+    with pytest.raises(PreparedDataError, match=r"some shards have 'ignorable'.*part-00001"):
+        load_prepared(tmp_path)
+
+
 def test_importing_this_module_imports_no_torch() -> None:
     code = "import sys, lossmask.prepared; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -227,6 +269,8 @@ def test_a_manifest_that_is_no_json_is_named(tmp_path: Path) -> None:
         ({"tokenizer": {"stop_ids": ["</s>"]}}, r"tokenizer\.stop_ids is \['</s>'\]"),
         ({"examples": 5}, "examples is 5, but the shards hold 4"),
         ({"tokens": 1}, "tokens is 1, but the shards hold"),
+        ({"tokens": 1000}, "tokens is 1000, but the shards hold"),
+        ({"examples": 3}, "examples is 3, but the shards hold more"),
         ({"supervised_tokens": 1}, "supervised_tokens is 1, but the shards hold"),
     ],
 )

@@ -15,6 +15,9 @@ from transformers import TrainingArguments
 
 from lossmask.collate import PaddedCollator
 from lossmask.errors import LossmaskError, PolicyError, PreparedDataError
+from lossmask.flat_batch import FlatBatch
+from lossmask.padding_free import PaddingFreeCollator
+from lossmask.prepared import load_prepared
 from lossmask.trainer import LossmaskTrainer
 from tests.tiny_models import (
     STOP,
@@ -24,6 +27,7 @@ from tests.tiny_models import (
     parameters,
     tiny_examples,
     tiny_model,
+    write_prepared,
 )
 
 
@@ -241,3 +245,31 @@ def test_left_padding_trains_like_right_padding(tmp_path: Path) -> None:
         ).train()
         results.append(parameters(model))
     assert_same(results[0], results[1], atol=1e-6)
+
+
+def test_batches_without_padding_train_like_padded_ones(tmp_path: Path) -> None:
+    data = load_prepared(write_prepared(tmp_path / "data", [tiny_examples(8)]))
+    results = []
+    for name, collator in (("a", PaddedCollator(pad_token_id=0)), ("b", PaddingFreeCollator())):
+        model = tiny_model("llama")
+        LossmaskTrainer(
+            model, arguments(tmp_path / name), train_dataset=data, data_collator=collator
+        ).train()
+        results.append(parameters(model))
+    assert_same(results[0], results[1], atol=1e-6)
+
+
+def test_our_collators_get_batches_as_the_data_gives_them(tmp_path: Path) -> None:
+    data = load_prepared(write_prepared(tmp_path / "data", [tiny_examples(4)]))
+    seen: list[Any] = []
+    collate = PaddedCollator.__call__
+
+    def recorded(self: PaddedCollator, examples: Any) -> dict[str, Any]:
+        seen.append(examples)
+        return collate(self, examples)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PaddedCollator, "__call__", recorded)
+        LossmaskTrainer(tiny_model("llama"), arguments(tmp_path), train_dataset=data).train()
+    assert seen
+    assert all(isinstance(examples, FlatBatch) for examples in seen)

@@ -113,7 +113,7 @@ class PaddingFreeCollator:
         starts = borders[:-1]
         arrays["labels"][starts] = IGNORE_INDEX
         arrays["loss_weights"][starts] = 0
-        arrays["position_ids"] = np.arange(borders[-1]) - np.repeat(starts, lengths)
+        arrays["position_ids"] = _positions(lengths)
         if self.return_seq_idx:
             arrays["seq_idx"] = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
         arrays = {name: values[None] for name, values in arrays.items()}
@@ -142,3 +142,9 @@ class PaddingFreeCollator:
         ):
             arrays[name] = np.pad(arrays[name], (0, missing), constant_values=pad)
         return np.append(batch.lengths, missing), arrays
+
+
+def _positions(lengths: IntArray) -> IntArray:
+    """Return 0, 1, 2, ... for each document, end to end."""
+    longest = np.arange(lengths.max())
+    return np.concatenate([longest[:length] for length in lengths.tolist()])

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lossmask.column_cache import Allocate, cached_arrays, mapped_arrays
 from lossmask.example import IGNORE_INDEX
 from lossmask.flat_batch import IGNORABLE, FlatBatch, IntArray
 from lossmask.prepared_manifest import (
@@ -44,7 +46,8 @@ class PreparedDataset:
     torch's ``DataLoader`` without importing torch. An example is a range of the flat columns:
     reading one decodes and copies nothing.
 
-    All of it is in memory, in flat NumPy arrays: 16 bytes a token (four columns) and 16 an example.
+    The columns take 16 bytes a token (four columns) and 16 an example: in memory, or, with a cache,
+    on disk, from where the operating system reads what is used and drops what it needs room for.
     """
 
     folder: str
@@ -57,6 +60,15 @@ class PreparedDataset:
     """(examples + 1,) int64: where each example begins in the columns; the last is their length."""
     rows: IntArray
     """(examples,) int64: the input row of each example."""
+    cache: str | None = None
+    """The folder that the columns are mapped from; None: they are in memory."""
+
+    def __reduce__(self) -> tuple[Callable[..., PreparedDataset], tuple[Any, ...]]:
+        """Pickle the path of mapped columns, not their bytes."""
+        if self.cache is not None:
+            return _mapped, (self.folder, self.manifest, self.cache)
+        columns = (self.columns, self.starts, self.rows)
+        return PreparedDataset, (self.folder, self.manifest, *columns)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -135,12 +147,19 @@ class PreparedDataset:
         return example_name(where, number - int(firsts[shard]), int(self.rows[number]))
 
 
-def load_prepared(folder: str | Path) -> PreparedDataset:
+def load_prepared(folder: str | Path, *, cache: str | Path | None = None) -> PreparedDataset:
     """Open a prepared folder and check that it is whole.
+
+    Without a cache every call decodes and checks all shards, into memory. With one, the first call
+    does, a shard at a time, and writes 16 bytes a token to the cache; later calls, and the
+    processes of one machine, map those files and share their memory. A cache of a folder whose
+    files have changed since is written anew.
 
     Args:
         folder: The ``OUT`` of ``lossmask prepare``: a path, or a URL that fsspec knows, such as
             ``s3://bucket/prepared``.
+        cache: Folder on a local disk, new, empty or of an earlier call, to keep the decoded columns
+            in: for data larger than memory.
 
     Returns:
         Its examples.
@@ -148,33 +167,48 @@ def load_prepared(folder: str | Path) -> PreparedDataset:
     Raises:
         PreparedDataError: The folder, the manifest or a shard is missing, unfinished or damaged,
             the counts disagree, or an example breaks an invariant. The text names the file and the
-            remedy.
+            remedy. Or the cache's folder holds something else.
     """
     place = PreparedFolder.at(folder)
     manifest = read_manifest(place)
-    arrays = _decode(place, manifest, np.empty)
+    decode = partial(_decode, place, manifest)
+    if cache is not None and manifest["tokens"]:  # nothing cannot be mapped
+        cached_arrays(Path(cache), place.identity(manifest), decode)
+        return _mapped(place.name, manifest, str(cache))
+    arrays = decode(lambda name, size, kind: np.empty(size, kind))
     for values in arrays.values():
         values.flags.writeable = False
-    starts, rows = arrays.pop("starts"), arrays.pop("rows")
-    return PreparedDataset(place.name, manifest, arrays, starts, rows)
+    return _dataset(place.name, manifest, arrays)
+
+
+def _mapped(folder: str, manifest: Mapping[str, Any], cache: str) -> PreparedDataset:
+    return _dataset(folder, manifest, mapped_arrays(Path(cache)), cache)
+
+
+def _dataset(
+    folder: str, manifest: Mapping[str, Any], arrays: Mapping[str, Any], cache: str | None = None
+) -> PreparedDataset:
+    columns = {name: arrays[name] for name in arrays if name not in ("starts", "rows")}
+    return PreparedDataset(folder, manifest, columns, arrays["starts"], arrays["rows"], cache)
 
 
 def _decode(
     folder: PreparedFolder,
     manifest: Mapping[str, Any],
-    allocate: Callable[[int, type[np.generic]], npt.NDArray[Any]],
+    allocate: Allocate,
 ) -> dict[str, npt.NDArray[Any]]:
     """Decode all shards into arrays of the size that the manifest names, part by part."""
     path = folder.named(MANIFEST_NAME)
     examples, tokens = manifest["examples"], manifest["tokens"]
-    arrays = {"starts": allocate(examples + 1, np.int64), "rows": allocate(examples, np.int64)}
+    arrays = {"starts": allocate("starts", examples + 1, np.int64)}
+    arrays["rows"] = allocate("rows", examples, np.int64)
     arrays["starts"][0] = 0
     example = token = supervised = 0
     for entry in manifest["shards"]:
         for part in read_parts(folder, entry["file"], entry["examples"]):
             kinds = column_kinds(ignorable=IGNORABLE in part.columns)
             if "input_ids" not in arrays:
-                arrays |= {name: allocate(tokens, kind) for name, kind in kinds.items()}
+                arrays |= {name: allocate(name, tokens, kind) for name, kind in kinds.items()}
             next_example, next_token = example + len(part.rows), token + int(part.starts[-1])
             for key, count in (("examples", next_example), ("tokens", next_token)):
                 if count > manifest[key]:
@@ -194,5 +228,5 @@ def _decode(
         if manifest[key] != value:
             raise bad_manifest(path, f"{key} is {manifest[key]}, but the shards hold {value}")
     if not token:
-        arrays |= {name: allocate(0, kind) for name, kind in TOKEN_COLUMNS.items()}
+        arrays |= {name: allocate(name, 0, kind) for name, kind in TOKEN_COLUMNS.items()}
     return arrays

@@ -6,10 +6,11 @@ are the same to whoever reads a prepared folder.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
@@ -67,6 +68,18 @@ class PreparedFolder:
         """
         data: bytes = self.files.cat_file(f"{self.path.rstrip('/')}/{file}")
         return data
+
+    def identity(self, manifest: Mapping[str, Any]) -> str:
+        """Return what the bytes of a folder are known by: its manifest, sizes and times of files.
+
+        Args:
+            manifest: Of this folder.
+        """
+        listed = self.files.ls(self.path, detail=True)
+        known = {PurePosixPath(entry["name"]).name: entry for entry in listed}
+        shards = [str(known.get(entry["file"])) for entry in manifest["shards"]]
+        text = json.dumps([manifest, shards], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_manifest(folder: PreparedFolder) -> dict[str, Any]:

@@ -51,6 +51,8 @@ _UNSUPPORTED = {
 }
 """Fields whose effect would be lost or wrong here, with the reason."""
 
+_OWN_COLLATORS = (PaddedCollator, PaddingFreeCollator)
+
 _SUMS = ("loss", "weight", "supervised", "correct", "stops", "correct_stops", "tokens")
 """What evaluation adds up, in this order."""
 
@@ -112,6 +114,14 @@ class LossmaskTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     def _set_signature_columns_if_needed(self) -> None:
         """Keep ``loss_weights``, which no model's ``forward`` takes, among the columns."""
         self._signature_columns = ["input_ids", "labels", "loss_weights", "ignorable", "index"]
+
+    def _get_collator_with_removed_columns(
+        self, data_collator: Any, description: str | None = None
+    ) -> Any:
+        """Leave our collators alone: they take what they know, and a batch as the data gives it."""
+        if isinstance(data_collator, _OWN_COLLATORS):
+            return data_collator
+        return super()._get_collator_with_removed_columns(data_collator, description)
 
     def get_eval_dataloader(self, *arguments: Any, **options: Any) -> DataLoader[Any]:
         """Evaluate over all supervised tokens, those that training ignores included."""
@@ -295,7 +305,7 @@ class _DrawIgnored(TrainerCallback):  # type: ignore[misc]  # transformers is un
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if isinstance(self._collator, PaddedCollator | PaddingFreeCollator):
+        if isinstance(self._collator, _OWN_COLLATORS):
             self._collator.set_epoch(int(state.epoch or 0))
 
 
