@@ -177,6 +177,7 @@ def train(
     train_data, eval_data = _hold_out(data, eval_folder, eval_share, seed)
     packed = None if packing is None else pack_examples(train_data, packing, seed=seed)
     items = train_data if packed is None else packed
+    size = batch_size or (_BATCH_SIZE if packed is None else 1)
     rate = learning_rate if learning_rate is not None else (2e-4 if lora else 2e-5)
     arguments = _arguments(
         {
@@ -184,7 +185,8 @@ def train(
             "num_train_epochs": epochs,
             "max_steps": -1 if max_steps is None else max_steps,
             "learning_rate": rate,
-            "per_device_train_batch_size": batch_size or (_BATCH_SIZE if packed is None else 1),
+            "per_device_train_batch_size": size,
+            "per_device_eval_batch_size": size if packed is None else _BATCH_SIZE,
             "gradient_accumulation_steps": gradient_accumulation,
             "seed": seed,
             "disable_tqdm": not progress,
@@ -344,7 +346,6 @@ def _arguments(
         "eval_strategy": "epoch" if evaluates else "no",
         "logging_nan_inf_filter": False,
         "logging_steps": 10,
-        "per_device_eval_batch_size": max(_BATCH_SIZE, own["per_device_train_batch_size"]),
         "report_to": "none",
         "save_total_limit": 2,
     }
