@@ -20,6 +20,7 @@ from tests.tiny_models import tiny_examples, tiny_model, write_prepared, write_t
 def claim(folder: Path, **changes: Any) -> Path | None:
     settings: dict[str, Any] = {
         "examples": 20,
+        "packing": None,
         "manifest": {"tokens": 100},
         "lora": None,
         "resume": False,
@@ -125,6 +126,7 @@ def test_a_checkpoint_under_a_wrong_name_is_passed_over(tmp_path: Path) -> None:
     [
         ({"learning_rate": 0.5}, r"learning_rate=0\.001, now it is 0\.5"),
         ({"examples": 19}, "examples=20, now it is 19"),
+        ({"packing": 64}, "packing=None, now it is 64"),
         ({"lora": {"target_modules": ("a",)}}, r"lora=None, now it is {'target_modules': \['a'\]}"),
         ({"model": nn.Linear(3, 3)}, "parameters=8, now it is 12"),
         ({"model": nn.Linear(3, 2).bfloat16()}, r"dtype='torch\.float32', now it is .*bfloat16"),

@@ -1,4 +1,4 @@
-"""The command ``lossmask``: prepare, show, audit, convert, train, demo.
+"""The command ``lossmask``: prepare, show, audit, convert, pack, train, demo.
 
 Torch is imported by ``train`` and ``demo`` only, inside their functions.
 """
@@ -18,6 +18,7 @@ from lossmask.command_options import name_and_value
 from lossmask.convert_command import convert_command
 from lossmask.data_commands import audit_command, prepare_command, show_command
 from lossmask.errors import LossmaskError, PolicyError
+from lossmask.pack_command import pack_command
 from lossmask.terminal import progress_bar, visible
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ for name, command, example in (
     ("show", show_command, "show chats.jsonl --tokenizer Qwen/Qwen3-0.6B --row 3"),
     ("audit", audit_command, "audit chats.jsonl --tokenizer Qwen/Qwen3-0.6B --prove"),
     ("convert", convert_command, "convert chats.json -o alpaca.jsonl --to alpaca"),
+    ("pack", pack_command, "pack prepared --max-length 4096 --show 0"),
 ):
     app.command(name, epilog=f"Example: lossmask {example}")(command)
 
@@ -57,8 +59,17 @@ def train_command(
     learning_rate: Annotated[
         float | None, typer.Option(help="Default: 2e-5, with --lora 2e-4.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples a forward pass.")] = 8,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Examples a forward pass, default 8; with --packing packs, default 1."
+        ),
+    ] = None,
     gradient_accumulation: Annotated[int, typer.Option(min=1, help="Passes an update.")] = 1,
+    packing: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train on packs of this many tokens instead of padded batches."),
+    ] = None,
     lora: Annotated[bool, typer.Option("--lora", help="Train low-rank adapters (PEFT).")] = False,
     lora_rank: Annotated[int, typer.Option(min=1, help="Rank of the adapters.")] = 16,
     eval_data: Annotated[Path | None, typer.Option(help="Prepared folder to evaluate on.")] = None,
@@ -93,6 +104,7 @@ def train_command(
             learning_rate=learning_rate,
             batch_size=batch_size,
             gradient_accumulation=gradient_accumulation,
+            packing=packing,
             lora=LoraSettings(rank=lora_rank, alpha=2 * lora_rank) if lora else None,
             eval_folder=eval_data,
             eval_share=eval_share,
@@ -107,6 +119,8 @@ def train_command(
         f"[bold]{result.steps}[/] steps, {result.supervised_tokens:,} supervised of "
         f"{result.tokens:,} tokens, mean loss {loss}"
     )
+    if result.packing_efficiency is not None:
+        console.print(f"packs {result.packing_efficiency:.2%} filled")
     for name in sorted(result.metrics):
         if not name.endswith(("_runtime", "_per_second", "epoch")):
             console.print(f"  {name:<24} {result.metrics[name]:,.4g}")

@@ -62,6 +62,7 @@ def open_run(
     model: nn.Module,
     *,
     examples: int,
+    packing: int | None,
     manifest: Mapping[str, Any] | None,
     lora: Mapping[str, Any] | None,
     resume: bool,
@@ -74,7 +75,8 @@ def open_run(
         arguments: Its training arguments. ``output_dir`` is made if missing; it is in use if it is
             a file or holds anything.
         model: The model before adapters. Only its type and size count, not its weights.
-        examples: How many it trains on.
+        examples: How many it trains on, or how many packs of them.
+        packing: Tokens that a pack has room for; None without packs.
         manifest: Of the prepared data; None for examples in memory.
         lora: Settings of the adapters; None for full fine-tuning.
         resume: If the folder is in use, continue the run that is in it.
@@ -88,6 +90,7 @@ def open_run(
     """
     settings: dict[str, Any] = {name: getattr(arguments, name) for name in _TRAJECTORY}
     settings["examples"] = examples
+    settings["packing"] = packing
     settings["dtype"] = str(next(model.parameters()).dtype)
     settings["parameters"] = sum(values.numel() for values in model.parameters())
     settings["lora"] = lora

@@ -29,6 +29,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from lossmask.collate import PaddedCollator
 from lossmask.errors import LossmaskError, PolicyError, PreparedDataError
 from lossmask.example import IGNORE_INDEX
+from lossmask.isolation import check_isolation
 from lossmask.padding_free import PaddingFreeCollator
 from lossmask.supervised_loss import (
     Batch,
@@ -64,13 +65,14 @@ class LossmaskTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         args: Training arguments.
         train_dataset: Items as `Examples` describes.
         eval_dataset: The same; or a mapping of names to them.
-        data_collator: Defaults to a `PaddedCollator`; a `PaddingFreeCollator` trains the same.
+        data_collator: Defaults to a `PaddedCollator`. With a `PaddingFreeCollator`, the model is
+            first asked whether it keeps documents apart; evaluation pads.
         callbacks: Added to those of transformers.
         stop_ids: Token ids at which inference ends a turn; evaluation reports their accuracy apart.
 
     Raises:
         PolicyError: The arguments ask for what this loss does not do, or for single-process
-            multi-GPU.
+            multi-GPU; or documents of one row would see each other.
     """
 
     loss_is_scaled_for_ga = True
@@ -105,6 +107,9 @@ class LossmaskTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         # Sharded weights are whole in the model's own forward only; chunks are recomputed after it.
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         self.chunk_head = not sharded and head_gives_logits(model)
+        if isinstance(self._collator, PaddingFreeCollator) and self.accelerator.is_main_process:
+            with self.accelerator.autocast():
+                check_isolation(model, self._collator)
 
     def _set_signature_columns_if_needed(self) -> None:
         """Keep ``loss_weights``, which no model's ``forward`` takes, among the columns."""
@@ -119,18 +124,8 @@ class LossmaskTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         return super()._get_collator_with_removed_columns(data_collator, description)
 
     def get_eval_dataloader(self, *arguments: Any, **options: Any) -> DataLoader[Any]:
-        """Evaluate over all supervised tokens, those that training ignores included.
-
-        Raises:
-            PolicyError: Batches without padding are evaluated on several processes.
-        """
-        if isinstance(self._collator, PaddingFreeCollator) and self.accelerator.num_processes > 1:
-            # Copies that fill the last batch are found by its rows, and a document has none.
-            raise PolicyError(
-                "batches without padding cannot be evaluated on several processes, where examples "
-                "that are there twice are dropped row by row: evaluate on one, or pad."
-            )
-        self.data_collator = _undrawn(self._collator)
+        """Evaluate over all supervised tokens, those that training ignores included."""
+        self.data_collator = _evaluating(self._collator)
         try:
             loader: DataLoader[Any] = super().get_eval_dataloader(*arguments, **options)
         finally:
@@ -314,8 +309,11 @@ class _DrawIgnored(TrainerCallback):  # type: ignore[misc]  # transformers is un
             self._collator.set_epoch(int(state.epoch or 0))
 
 
-def _undrawn(collator: Any) -> Any:
-    if isinstance(collator, _OWN_COLLATORS):
+def _evaluating(collator: Any) -> Any:
+    """Return the collator of evaluation: it ignores nothing, and has a row for each example."""
+    if isinstance(collator, PaddingFreeCollator):
+        return PaddedCollator(pad_token_id=collator.pad_token_id or 0)
+    if isinstance(collator, PaddedCollator):
         return dataclasses.replace(collator, ignore=None)
     return collator
 

@@ -37,6 +37,8 @@ from lossmask.collate import PaddedCollator
 from lossmask.errors import InputError, PolicyError, PreparedDataError
 from lossmask.example import IGNORE_INDEX
 from lossmask.ignoring import IgnoreTokens
+from lossmask.packed_examples import PackedExamples, pack_examples
+from lossmask.padding_free import PaddingFreeCollator
 from lossmask.policy import nearest
 from lossmask.prepared import PreparedDataset, load_prepared
 from lossmask.run_folder import checkpoint_step, open_run, save_for_inference
@@ -44,6 +46,8 @@ from lossmask.trainer import LossmaskTrainer
 
 __all__ = ["Examples", "LoraSettings", "TrainingResult", "train"]
 
+_BATCH_SIZE = 8
+"""Examples a forward pass, by default."""
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -98,6 +102,8 @@ class TrainingResult:
     """Tokens this call trained on, padding not counted."""
     supervised_tokens: int
     """How many of them were in the loss."""
+    packing_efficiency: float | None
+    """Share of the packs that is filled, at most 1; None without packing."""
     resumed_from: int
     """Step of the checkpoint that this call continued, 0 for a fresh start."""
 
@@ -112,8 +118,9 @@ def train(
     epochs: float = 3.0,
     max_steps: int | None = None,
     learning_rate: float | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     gradient_accumulation: int = 1,
+    packing: int | None = None,
     seed: int = 0,
     lora: LoraSettings | None = None,
     dtype: str | None = None,
@@ -137,8 +144,12 @@ def train(
         epochs: Passes over the data. Not used if ``max_steps`` is given.
         max_steps: Optimizer steps.
         learning_rate: Peak; by default 2e-5, and 2e-4 with LoRA.
-        batch_size: Examples per micro-batch and process.
+        batch_size: Examples per micro-batch and process, by default 8; with ``packing``, packs, by
+            default 1: they make one row, in which attention without flash costs its square.
         gradient_accumulation: Micro-batches per optimizer step.
+        packing: Train on packs of up to so many tokens instead of padded batches
+            (`lossmask.packing.pack`); the model has to keep their documents apart, which is
+            checked. Evaluation pads.
         seed: Of the order of examples, the held-out rows, dropout and new weights.
         lora: Train adapters instead of the whole model.
         dtype: Type the weights are loaded in: a torch type's name, or ``auto`` for that of the
@@ -156,12 +167,17 @@ def train(
         What was done.
 
     Raises:
-        InputError: The model cannot be loaded, or ``output_dir`` is in use.
-        PolicyError: A setting is unknown or wrong, or differs from that of the run to resume.
+        InputError: The model cannot be loaded, ``output_dir`` is in use, or an example is longer
+            than a pack.
+        PolicyError: A setting is unknown or wrong, or differs from that of the run to resume; or
+            the model does not keep the documents of a pack apart.
         PreparedDataError: The data is not usable, or does not fit the model.
     """
     data = _open(prepared)
     train_data, eval_data = _hold_out(data, eval_folder, eval_share, seed)
+    packed = None if packing is None else pack_examples(train_data, packing, seed=seed)
+    items = train_data if packed is None else packed
+    size = batch_size or (_BATCH_SIZE if packed is None else 1)
     rate = learning_rate if learning_rate is not None else (2e-4 if lora else 2e-5)
     arguments = _arguments(
         {
@@ -169,7 +185,8 @@ def train(
             "num_train_epochs": epochs,
             "max_steps": -1 if max_steps is None else max_steps,
             "learning_rate": rate,
-            "per_device_train_batch_size": batch_size,
+            "per_device_train_batch_size": size,
+            "per_device_eval_batch_size": size if packed is None else _BATCH_SIZE,
             "gradient_accumulation_steps": gradient_accumulation,
             "seed": seed,
             "disable_tqdm": not progress,
@@ -192,7 +209,8 @@ def train(
     checkpoint = open_run(
         arguments,
         network,
-        examples=len(train_data),
+        examples=len(items),
+        packing=packing,
         manifest=None if own is None else own.manifest,
         lora=None if lora is None else dataclasses.asdict(lora),
         resume=resume,
@@ -203,33 +221,40 @@ def train(
     trainer = LossmaskTrainer(
         network if lora is None else _with_adapters(network, lora),
         arguments,
-        train_dataset=train_data,
+        train_dataset=items,
         eval_dataset=eval_data,
-        data_collator=_collator(own, tokenizer, seed),
+        data_collator=_collator(own, tokenizer, seed, pads=packed is None),
         callbacks=callbacks,
         stop_ids=known_stops if stop_ids is None else stop_ids,
     )
     with warnings.catch_warnings():
         # what PEFT does of itself where tokens were added: the embedding is saved, as it has to be
         warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True`", UserWarning)
-        result = _run(trainer, Path(output_dir), checkpoint)
+        result = _run(trainer, Path(output_dir), checkpoint, packed)
     if trainer.args.should_save:
         save_for_inference(network, own, Path(output_dir))
     return result
 
 
 def _collator(
-    data: PreparedDataset | None, tokenizer: Mapping[str, Any], seed: int
-) -> PaddedCollator:
+    data: PreparedDataset | None, tokenizer: Mapping[str, Any], seed: int, *, pads: bool
+) -> PaddedCollator | PaddingFreeCollator:
     """Return the collator, which leaves out the tokens that the data's policy ignores."""
     policy: Mapping[str, Any] = {} if data is None else data.manifest.get("policy", {})
     ignore = None
     if policy.get("ignore"):
         ignore = IgnoreTokens(policy["ignore_probability"], seed)
+    if not pads:
+        return PaddingFreeCollator(return_flash_attn_kwargs=True, ignore=ignore)
     return PaddedCollator(pad_token_id=tokenizer.get("pad_token_id") or 0, ignore=ignore)
 
 
-def _run(trainer: LossmaskTrainer, output_dir: Path, checkpoint: Path | None) -> TrainingResult:
+def _run(
+    trainer: LossmaskTrainer,
+    output_dir: Path,
+    checkpoint: Path | None,
+    packed: PackedExamples | None,
+) -> TrainingResult:
     outcome = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     metrics = {} if trainer.eval_dataset is None else trainer.evaluate()
     trainer.save_model(str(output_dir))
@@ -243,6 +268,7 @@ def _run(trainer: LossmaskTrainer, output_dir: Path, checkpoint: Path | None) ->
         metrics=metrics,
         tokens=trainer.tokens,
         supervised_tokens=trainer.supervised_tokens,
+        packing_efficiency=None if packed is None else packed.packs.efficiency,
         resumed_from=start,
     )
 
@@ -320,7 +346,6 @@ def _arguments(
         "eval_strategy": "epoch" if evaluates else "no",
         "logging_nan_inf_filter": False,
         "logging_steps": 10,
-        "per_device_eval_batch_size": own["per_device_train_batch_size"],
         "report_to": "none",
         "save_total_limit": 2,
     }
