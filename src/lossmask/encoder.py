@@ -14,12 +14,14 @@ from transformers.utils import cached_file
 
 from lossmask.added_tokens import with_headers
 from lossmask.errors import (
+    InputError,
     LossmaskError,
     PolicyError,
     TemplateError,
     TokenizerError,
 )
 from lossmask.example import Example
+from lossmask.fit import Fit
 from lossmask.formats import to_normal
 from lossmask.instruction_styles import (
     STYLES,
@@ -29,21 +31,19 @@ from lossmask.instruction_styles import (
     style_template,
 )
 from lossmask.layout import Layout
-from lossmask.normal_rows import encode_normal
 from lossmask.outcome import Outcome, Rejection
-from lossmask.pipeline import encode_conversation
 from lossmask.policy import Policy, nearest
 from lossmask.renderers import (
     ObservedTemplate,
     Renderer,
     TokenRenderer,
-    for_conversation,
     renderer_setting,
 )
 from lossmask.rendering import ChatTemplate, Message, NoTemplate
 from lossmask.setting import Proving, Setting
 from lossmask.stops import Stops
 from lossmask.tokenizing import TextTokenizer
+from lossmask.truncating import encode_to_fit
 
 _WITHOUT_MESSAGES = ("text", "segments", "tokens", "prompt_completion")
 
@@ -62,6 +62,7 @@ class Encoder:
         proof: ``template``: the first conversation has the template proved, by perturbation, on
             conversations made for that (about 0.1 s, remembered on disk). ``rows``: every
             conversation as well. ``off``: nothing.
+        fit: How long an example may be, and what happens to a longer one; default: any length.
 
     Raises:
         TokenizerError: Not a tokenizer that renders Jinja templates, or a stop token it does not
@@ -89,6 +90,7 @@ class Encoder:
         template_variables: Mapping[str, Any] | None = None,
         layout: Layout | None = None,
         proof: Proving = "template",
+        fit: Fit | None = None,
     ) -> None:
         if proof not in get_args(Proving):
             raise PolicyError(f"proof is {proof!r}; {nearest(str(proof), get_args(Proving))}")
@@ -105,6 +107,7 @@ class Encoder:
             _stops(tokenizer, [*stop_tokens, *([own_stop] if own_stop else [])]),
             dict(template_variables or {}),
             proof,
+            fit or Fit(),
         )
 
     @classmethod
@@ -119,6 +122,7 @@ class Encoder:
         layout: Layout | None = None,
         special_tokens: bool = False,
         proof: Proving = "template",
+        fit: Fit | None = None,
     ) -> Encoder:
         """Load tokenizer and stop tokens from a folder or hub id.
 
@@ -149,6 +153,7 @@ class Encoder:
             template_variables=template_variables,
             layout=layout,
             proof=proof,
+            fit=fit,
         )
         encoder.added_pieces = pieces
         return encoder
@@ -161,6 +166,7 @@ class Encoder:
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
         stop_tokens: Sequence[str | int] = (),
+        fit: Fit | None = None,
     ) -> Encoder:
         """Encode with any Python renderer instead of a Jinja template.
 
@@ -170,6 +176,7 @@ class Encoder:
             tokenizer: Reads the text of a renderer of text; None for a renderer of ids.
             stop_tokens: Texts or ids of further stop tokens, besides the renderer's or the
                 tokenizer's eos.
+            fit: How long an example may be; default: any length.
 
         Raises:
             TokenizerError: A renderer of text without a tokenizer, or one of ids with one; or its
@@ -179,13 +186,14 @@ class Encoder:
         encoder = cls.__new__(cls)
         encoder._tokenizer, encoder.policy = tokenizer, policy or Policy()
         encoder.layout, encoder.added_pieces = Layout(), {}
-        encoder._setting = renderer_setting(
+        setting = renderer_setting(
             renderer,
             encoder.policy,
             text_tokenizer=None if tokenizer is None else TextTokenizer(tokenizer),
             stops=None if tokenizer is None else _stops(tokenizer, stop_tokens),
             stop_tokens=stop_tokens,
         )
+        encoder._setting = replace(setting, fit=fit or Fit())
         return encoder
 
     @property
@@ -204,6 +212,11 @@ class Encoder:
         return self._tokenizer
 
     @property
+    def fit(self) -> Fit:
+        """How long an example may be."""
+        return self._setting.fit
+
+    @property
     def stop_ids(self) -> frozenset[int]:
         """Ids at which inference ends a turn."""
         return self._setting.stops.ids
@@ -213,7 +226,7 @@ class Encoder:
         return self._setting.template.source(tools)
 
     def fingerprint(self) -> str:
-        """Return a hash of all that decides over the result: tokenizer, template, policy, stops.
+        """Return a hash of all that decides over the result: tokenizer, template, policy, fit.
 
         Raises:
             TokenizerError: The encoder was made from a renderer, whose code cannot be hashed.
@@ -233,6 +246,7 @@ class Encoder:
             "special": self.tokenizer.special_tokens_map,
             "template": [setting.template.given, templates],
             "policy": self.policy.to_mapping(),
+            "fit": self.fit.to_mapping(),
             "layout": self.layout.to_mapping(),
             "stops": sorted(setting.stops.ids),
             "variables": setting.template_variables,
@@ -262,13 +276,20 @@ class Encoder:
             One example, or more where the template rewrites history.
 
         Raises:
-            LossmaskError: It cannot be encoded exactly; the error names the message and why.
+            LossmaskError: It cannot be encoded exactly, or not to fit; the error names the message
+                and why.
         """
-        setting = for_conversation(self._setting)
+        setting = self._setting
         if template_kwargs:
             variables = {**setting.template_variables, **template_kwargs}
             setting = replace(setting, template_variables=variables)
-        return encode_conversation(messages, tools, setting, weight)
+        row = {"messages": messages, "tools": tools, "weight": weight}
+        outcome = encode_to_fit(row, setting)
+        if (rejection := outcome.rejection) is not None:
+            raise InputError(
+                rejection.detail, reason=rejection.reason, message_index=rejection.message_index
+            )
+        return list(outcome.examples)
 
     def encode_row(self, row: Mapping[str, Any]) -> Outcome:
         """Encode one row in any layout (see ``formats``); never raises on bad data.
@@ -277,7 +298,7 @@ class Encoder:
             MemoryError: There is too little memory, which says nothing about the row.
         """
         try:
-            return Outcome(tuple(encode_normal(to_normal(row, self.layout), self._setting)))
+            return encode_to_fit(to_normal(row, self.layout), self._setting)
         except LossmaskError as error:
             return Outcome(rejection=Rejection.from_error(error))
 
