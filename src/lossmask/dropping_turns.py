@@ -16,7 +16,7 @@ is too long is shortened on its own, so every turn keeps the longest context tha
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -60,7 +60,8 @@ def drop_turns(
         return Outcome(rejection=_too_long(example, setting, "and it trains no reply", None))
     shortening = _shortening(row, examples, number, before, setting)
     try:
-        dropped = _fewest(shortening, _guess(shortening, example))
+        guess = _guess(shortening, example)
+        dropped = fewest(shortening.fits_without, guess=guess, most=shortening.most)
     except LossmaskError as error:
         reason = "nothing_left" if error.reason == "nothing_to_train" else error.reason
         why = f"and without its oldest exchanges: {error.detail}"
@@ -69,15 +70,15 @@ def drop_turns(
         )
     if dropped is None:
         why = (
-            "and it is longer, too, with no exchange before that of the last trained message: "
-            "allow more, or cut tokens with truncation keep_start or keep_end"
+            "and it is too long even when all exchanges before that of its last trained message "
+            "are dropped: allow more, or cut tokens with truncation keep_start or keep_end"
         )
         last = max(shortening.trained)
         return Outcome(rejection=_too_long(example, setting, why, last))
     shorter = shortening.without(dropped)
     cut = _finding(shortening, dropped, len(example) - sum(map(len, shorter)))
     kept = [_findings_kept(each, shortening) for each in shorter]
-    told = [each for each in example.findings if each.message_index in shortening.elsewhere]
+    told = [each for each in example.findings if shortening.is_elsewhere(each, dropped)]
     first = replace(kept[0], findings=(*kept[0].findings, *told, cut))
     return Outcome((first, *kept[1:]))
 
@@ -127,6 +128,16 @@ class _Shortening:
                 ) from error
             self.encoded[dropped] = [_renumbered(example, kept) for example in encoded]
         return self.encoded[dropped]
+
+    def fits_without(self, dropped: int) -> bool:
+        """Return whether all that is left without the first exchanges fits."""
+        return all(self.setting.fit.admits(len(each)) for each in self.without(dropped))
+
+    def is_elsewhere(self, finding: Finding, dropped: int) -> bool:
+        """Return whether a finding of the first example is about what only others still show."""
+        index, gone = finding.message_index, range(self.starts[0], self.starts[dropped])
+        is_gone = index in gone and index not in self.trained
+        return index in self.elsewhere or (bool(self.elsewhere) and is_gone)
 
     @property
     def most(self) -> int:
@@ -190,22 +201,26 @@ def _guess(shortening: _Shortening, example: Example) -> int:
     return int(fitting[0]) if fitting.size else shortening.most
 
 
-def _fewest(shortening: _Shortening, guess: int) -> int | None:
-    """Return the fewest exchanges to drop so that all that is left fits, None if none are enough.
+def fewest(fits_without: Callable[[int], bool], *, guess: int, most: int) -> int | None:
+    """Return how many exchanges have to be dropped: as many fit, one fewer does not.
 
-    A good guess is checked by encoding twice, itself and one fewer; a bad one is the beginning of a
-    bisection.
+    Args:
+        fits_without: Asked seldom: twice if the guess is right, else as a bisection does.
+        guess: How many it probably is.
+        most: How many can be dropped; without dropping any, it does not fit.
+
+    Returns:
+        From 1 to ``most``, or None if that many are not enough.
     """
-    does_not, does = 0, shortening.most + 1
+    does_not, does = 0, most + 1
     near = (guess, guess - 1, guess + 1)
     while does - does_not > 1:
         tried = next((k for k in near if does_not < k < does), (does_not + does) // 2)
-        lengths = [len(each) for each in shortening.without(tried)]
-        if all(map(shortening.setting.fit.admits, lengths)):
+        if fits_without(tried):
             does = tried
         else:
             does_not = tried
-    return does if does <= shortening.most else None
+    return does if does <= most else None
 
 
 def _part(conversation: Conversation, kept: Sequence[int]) -> Conversation:
