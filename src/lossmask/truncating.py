@@ -4,7 +4,7 @@ In: a row in the normal form. Out: its :class:`Outcome`. An example is cut as a 
 offsets, spans and text together. ``keep_start`` cuts a reply off where inference would go on, so
 there is no stop token; ``cut_reply`` decides about it::
 
-    tokens       user Q1 asst A1 a1 a1 <end> user Q2 asst A2 a2 │ a2 <end>     max_length = 11
+    tokens       user Q1 asst A1 a1 a1 <end> user Q2 asst A2 a2 │ a2 <end>     max_length = 12
     train                     ^^ ^^ ^^ ^^^^^              ^^ ^^ │
     mask                      ^^ ^^ ^^ ^^^^^                    │
     drop         the example is left out
