@@ -133,6 +133,10 @@ def test_weights_ranges_and_prefills_stay_with_their_messages() -> None:
     assert kinds(kept) == [("role_trained", 2), ("turns_dropped", 0)]
 
 
+def details(example: Example) -> str:
+    return " ".join(finding.detail for finding in example.findings)
+
+
 REASONED = [
     system("S0"),
     user(" Q1 "),
@@ -164,6 +168,58 @@ def test_each_example_that_is_too_long_is_shortened_on_its_own() -> None:
     assert outcome.lost == Lost(tokens=len(sources[0]) - length)
 
 
+def test_what_other_examples_train_is_not_trained_twice() -> None:
+    plain = encoder(chat_template=REWRITING)
+    more = "and so on " * 9
+    messages = [*REASONED, user("Q7" + more), assistant("A8" + more, reasoning_content="R8")]
+    messages[4] = assistant("A4", reasoning_content=more)
+    sources = plain.encode(messages)
+    shortest = len(plain.encode([messages[0], *messages[7:]])[0])
+    for length in range(max(shortest, len(sources[2])), len(sources[0])):
+        outcome = fitted(messages, length, chat_template=REWRITING)
+        trained = [[s.message_index for s in e.spans] for e in outcome.examples]
+        assert trained == [[8], [6], [4], [2]]
+        found = [kind for example in outcome.examples for kind, _ in kinds(example)]
+        assert set(found) == {"turns_dropped"}
+
+
+def test_only_the_first_example_of_a_row_trains_the_last_stop_token() -> None:
+    policy = Policy(stop="last")
+    messages = [*REASONED[:4], assistant("A4", reasoning_content="R4 " * 40), *REASONED[5:]]
+    messages[-1] = assistant("A6", reasoning_content="R6 " * 60)
+    sources = encoder(chat_template=REWRITING).encode(messages)
+    length = len(sources[1]) - 1
+    outcome = fitted(messages, length, chat_template=REWRITING, policy=policy)
+    assert [[s.message_index for s in e.spans] for e in outcome.examples] == [[4], [2]]
+    assert kinds(outcome.examples[0])[-2:] == [("turns_dropped", 1), ("example_dropped", 6)]
+    stops = [bool(e.loss_mask[e.spans[-1].token_end - 1]) for e in outcome.examples]
+    assert stops == [False, False]
+
+
+def test_an_example_that_trains_no_reply_is_left_out() -> None:
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% if m.reasoning_content and loop.index0 >= messages | length - 3 %}<think>"
+        "{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    policy = Policy(weights={"prompt": 1, "content": 0, "reasoning": 0, "stop": 0})
+    messages = [
+        user("Q0"),
+        assistant("A1", reasoning_content="R1 " * 40),
+        user("Q2"),
+        assistant("A3", reasoning_content="R3"),
+        user("Q4"),
+        assistant("A5", reasoning_content="R5"),
+    ]
+    sources = encoder(chat_template=template, policy=policy).encode(messages)
+    assert [len(example.spans) for example in sources] == [0, 0]
+    outcome = fitted(messages, len(sources[0]), chat_template=template, policy=policy)
+    [kept] = outcome.examples
+    assert np.array_equal(kept.input_ids, sources[0].input_ids)
+    assert "and it trains no reply" in details(kept)
+
+
 def test_a_later_example_is_shortened_with_what_it_trains_and_nothing_else() -> None:
     messages = [*REASONED[:4], assistant("A4", reasoning_content="R4 " * 40), *REASONED[5:]]
     plain = encoder(chat_template=REWRITING)
@@ -175,6 +231,7 @@ def test_a_later_example_is_shortened_with_what_it_trains_and_nothing_else() -> 
     assert np.array_equal(kept.input_ids, expected.input_ids)
     assert np.array_equal(kept.loss_weights, expected.loss_weights)
     assert kept.message_index.max() == 4
+    assert f"1 of 2 (messages 1 to 2, {len(sources[1]) - len(kept)} tokens)" in details(kept)
     assert kinds(kept) == [("turns_dropped", 1)]
     for number in (0, 2):
         assert np.array_equal(outcome.examples[number].input_ids, sources[number].input_ids)

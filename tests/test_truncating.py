@@ -298,6 +298,15 @@ def test_ranges_that_touch_are_one_reply() -> None:
         assert outcome.lost.turns == 1
 
 
+def test_replies_that_touch_are_two_where_a_stop_token_is_between() -> None:
+    template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    messages = [user("Q0"), assistant("A1"), assistant("A2")]
+    source = whole(messages, chat_template=template)
+    assert source.spans[0].token_end == source.spans[1].token_start
+    [kept] = fitted(messages, Fit(len(source) - 1, "keep_start"), chat_template=template).examples
+    assert kept.supervised_text == ["A1<|im_end|>"]
+
+
 def test_exchanges_cannot_be_dropped_where_there_are_none() -> None:
     outcome = text_row(Fit(4, "drop_turns"))
     assert outcome.rejection is not None

@@ -89,7 +89,7 @@ def part_of(example: Example, first: int, end: int) -> Example:
     """Return tokens ``first:end`` of an example, every column of it, and their text."""
     offsets, weights = example.offsets[first:end], example.loss_weights[first:end]
     start = int(offsets[0, 0]) if first else 0
-    stop = int(offsets[:, 1].max()) if end < len(example) else len(example.text)
+    stop = int(offsets[-1, 1]) if end < len(example) else len(example.text)
     spans = (_trimmed(span, (first, end), (start, stop)) for span in example.spans)
     return replace(
         example,

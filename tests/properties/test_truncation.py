@@ -59,6 +59,8 @@ def check_account(before: tuple[Example, ...], outcome: Outcome, length: int) ->
     assert sum(map(len, kept)) + lost.tokens == sum(map(len, before))
     supervised = [sum(e.supervised_count for e in some) for some in (kept, before)]
     assert supervised[0] + lost.supervised_tokens == supervised[1]
+    trained = [span.message_index for example in kept for span in example.spans]
+    assert len(set(trained)) == len(trained)
     turns = [sum(len(replies_of(e)) for e in some) for some in (kept, before)]
     assert turns[0] + lost.turns == turns[1]
 
