@@ -285,14 +285,14 @@ def test_an_error_about_the_shorter_conversation_names_the_message_of_the_row() 
     assert (outcome.rejection.reason, outcome.rejection.message_index) == ("template_error", 2)
 
 
-def test_what_is_left_without_weight_is_nothing_left() -> None:
+def test_a_last_message_without_weight_is_not_what_is_left() -> None:
     policy = Policy(loss_scale={"zzz": [0], "A3": [0], "<|im_end|>": [0]}, stop="never")
     messages = [user("Q0"), assistant("A1"), user("Q2"), assistant("A3")]
     [source] = encoder(policy=policy).encode(messages)
     assert source.supervised_text == ["A1<|im_end|>"]
     outcome = fitted(messages, len(source) - 1, policy=policy)
     assert outcome.rejection is not None
-    assert outcome.rejection.reason == "nothing_left"
+    assert (outcome.rejection.reason, outcome.rejection.message_index) == ("too_long", 1)
 
 
 def test_renderers_of_ids_drop_turns_too() -> None:

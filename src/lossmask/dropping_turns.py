@@ -63,18 +63,16 @@ def drop_turns(
         guess = _guess(shortening, example)
         dropped = fewest(shortening.fits_without, guess=guess, most=shortening.most)
     except LossmaskError as error:
-        reason = "nothing_left" if error.reason == "nothing_to_train" else error.reason
         why = f"and without its oldest exchanges: {error.detail}"
         return Outcome(
-            rejection=_too_long(example, setting, why, error.message_index, reason=reason)
+            rejection=_too_long(example, setting, why, error.message_index, reason=error.reason)
         )
     if dropped is None:
         why = (
             "and it is too long even when all exchanges before that of its last trained message "
             "are dropped: allow more, or cut tokens with truncation keep_start or keep_end"
         )
-        last = max(shortening.trained)
-        return Outcome(rejection=_too_long(example, setting, why, last))
+        return Outcome(rejection=_too_long(example, setting, why, shortening.last))
     shorter = shortening.without(dropped)
     cut = _finding(shortening, dropped, len(example) - sum(map(len, shorter)))
     kept = [_findings_kept(each, shortening) for each in shorter]
@@ -90,6 +88,7 @@ class _Shortening:
     Attributes:
         conversation: As far as the example shows it.
         trained: Its messages that the example trains, with their weights.
+        last: The last of which something is in the loss.
         elsewhere: Messages that other examples train.
         starts: Where each exchange begins; what is before the first is kept.
         is_first: Whether the example is the first one of its row, which carries what was found
@@ -101,6 +100,7 @@ class _Shortening:
 
     conversation: Conversation
     trained: dict[int, float]
+    last: int
     elsewhere: frozenset[int]
     starts: tuple[int, ...]
     is_first: bool
@@ -142,7 +142,7 @@ class _Shortening:
     @property
     def most(self) -> int:
         """How many exchanges can be dropped: none from that of the last trained message on."""
-        return bisect_right(self.starts, max(self.trained)) - 1
+        return bisect_right(self.starts, self.last) - 1
 
     @property
     def _count(self) -> int:
@@ -169,6 +169,7 @@ def _shortening(
     return _Shortening(
         whole,
         trained,
+        max(own or trained),  # only prompts count where there is none of its own
         elsewhere,
         exchanges([message["role"] for message in whole.messages]),
         not number,
