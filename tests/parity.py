@@ -128,16 +128,20 @@ class Oracle:
         for index, kind in left_out.items():
             self._check_left_out(index, kind)
         for example in examples:
-            self._check_mask(example)
-            for span in example.spans:
-                self._check_span(example, span)
-            last = max(span.message_index for span in example.spans)
-            shown = {whole, self.render(last + 1, prompt=False)}
-            differs = any(
-                finding.kind in ("context_differs", "header_respelled", "stop_appended")
-                for finding in example.findings
-            )
-            require(differs or example.text in shown, "the text is not what transformers renders")
+            self.check_example(example, whole)
+
+    def check_example(self, example: Example, whole: str) -> None:
+        """Require that everything supervised has before it what inference would have."""
+        self._check_mask(example)
+        for span in example.spans:
+            self._check_span(example, span)
+        last = max(span.message_index for span in example.spans)
+        shown = {whole, self.render(last + 1, prompt=False)}
+        differs = any(
+            finding.kind in ("context_differs", "header_respelled", "stop_appended")
+            for finding in example.findings
+        )
+        require(differs or example.text in shown, "the text is not what transformers renders")
 
     def finds_no_completion(self, error: LossmaskError) -> bool:
         """Return whether nothing could be trained, for the reason that was given."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lossmask import InputError, Policy, rendering
+from lossmask import Fit, InputError, Lost, Policy, rendering
 from lossmask.audit_display import show_audit
 from lossmask.auditing import SHOWN, Audit, Tally, audit
 from lossmask.confinement import Limits
@@ -74,6 +74,17 @@ def test_the_audit_is_the_same_for_any_number_of_processes_and_with_proof(data: 
     assert again.to_mapping() == once.to_mapping()
 
 
+def test_what_truncation_takes_away_is_added_up(data: Path) -> None:
+    examples = [e for row in (PLAIN, REWRITTEN, TRIMMED) for e in source().load().encode(row)]
+    longest = max(examples, key=len)
+    cut = source(fit=Fit(len(longest) - 1, "drop"))
+    found = audit([data], cut, limits=Limits())
+    assert found.lost == Lost(len(longest), longest.supervised_count, turns=1, examples=1)
+    assert found.to_mapping()["lost"]["tokens"] == len(longest)
+    assert found.tokens + found.lost.tokens == sum(map(len, examples))
+    assert audit([data], cut, limits=Limits(), workers=2).to_mapping() == found.to_mapping()
+
+
 def test_no_rows_is_an_error(tmp_path: Path) -> None:
     empty = tmp_path / "none.jsonl"
     empty.write_text("")
@@ -82,11 +93,11 @@ def test_no_rows_is_an_error(tmp_path: Path) -> None:
 
 
 def test_merging_adds_up_and_keeps_the_first_places() -> None:
-    audits = [Audit(rows_in=1, tokens=2), Audit(rows_in=3, tokens=4)]
+    audits = [Audit(rows_in=1, tokens=2, lost=Lost(5)), Audit(rows_in=3, tokens=4, lost=Lost(6))]
     for number, one in enumerate(audits):
         one.findings["no_prompt"] = _tally([f"{number}:{k}" for k in range(2)])
     audits[0].merge(audits[1])
-    assert (audits[0].rows_in, audits[0].tokens) == (4, 6)
+    assert (audits[0].rows_in, audits[0].tokens, audits[0].lost) == (4, 6, Lost(11))
     tally = audits[0].findings["no_prompt"]
     assert (tally.rows, tally.count, tally.places) == (4, 4, ["0:0", "0:1", "1:0"])
     assert len(tally.places) == SHOWN

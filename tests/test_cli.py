@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from lossmask import Policy
+from lossmask import Encoder, Policy
 from lossmask.cli import main
 from lossmask.embedded import DEMO_MODEL
 from tests.scenarios import assistant, user
@@ -344,6 +344,82 @@ def test_a_template_that_always_eats_memory_is_one_line(lossmask: Command, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+LONG = {"messages": [user("Hi"), assistant("Hello"), user("More"), assistant("x " * 30)]}
+
+
+def test_prepare_counts_what_truncation_loses(lossmask: Command, tmp_path: Path) -> None:
+    data, output = write(tmp_path / "a", LONG, GOOD), tmp_path / "out"
+    options = ("--fit", "max_length=40", "--truncation", "keep_start")
+    result = lossmask("prepare", data, "-t", TOKENIZER, "-o", output, *options)
+    assert result.code == 0
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["fit"] == {
+        "max_length": 40,
+        "truncation": "keep_start",
+        "cut_reply": "mask",
+    }
+    [long, good] = pq.read_table(output / "part-00000.parquet").to_pylist()
+    assert len(long["input_ids"]) == 40
+    assert [label for label in long["labels"] if label != -100] == tokens("Hello<|im_end|>")
+    whole = Encoder.from_pretrained(DEMO_MODEL).encode(LONG["messages"])[0]
+    assert manifest["lost"] == {
+        "tokens": len(whole) - 40,
+        "supervised_tokens": whole.spans[1].token_end - whole.spans[1].token_start,
+        "turns": 1,
+        "examples": 0,
+        "cut_replies": 1,
+    }
+    assert manifest["tokens"] == 40 + len(good["input_ids"])
+    assert manifest["findings"] == {"end_cut": 1, "reply_cut": 1}
+    lost = manifest["lost"]
+    share = f"{lost['tokens'] / (lost['tokens'] + manifest['tokens']):.1%}"
+    assert (
+        f"{lost['tokens']}  tokens lost to --max-length ({share}), {lost['supervised_tokens']} of "
+        "them supervised; turns lost: 1, whole examples: 0, replies cut: 1"
+    ) in result.out
+
+
+def test_a_row_that_is_too_long_is_rejected_and_its_tokens_are_counted(
+    lossmask: Command, tmp_path: Path
+) -> None:
+    data, output = write(tmp_path / "a", LONG, GOOD), tmp_path / "out"
+    result = lossmask("prepare", data, "-t", TOKENIZER, "-o", output, "--max-length", "40")
+    assert [(row["row"], row["reason"]) for row in rejected(output)] == [(0, "too_long")]
+    whole = Encoder.from_pretrained(DEMO_MODEL).encode(LONG["messages"])[0]
+    lost = json.loads((output / "manifest.json").read_text())["lost"]
+    assert (lost["tokens"], lost["examples"], lost["turns"]) == (len(whole), 1, 2)
+    assert "whole examples: 1" in result.out
+
+
+def test_show_draws_what_is_left_under_the_numbers_of_the_row(
+    lossmask: Command, tmp_path: Path
+) -> None:
+    data = write(tmp_path / "a", {"messages": [*GOOD["messages"], user("More"), assistant("Yes")]})
+    options = ("--max-length", "20", "--truncation", "drop_turns")
+    out = lossmask("show", data, "-t", TOKENIZER, *options).out
+    assert " 3 assistant │ ⟦Yes<|im_end|>⟧⏎" in out
+    assert "Hello" not in out
+    assert "turns_dropped: the oldest exchanges are dropped, 1 of 2 (messages 0 to 1, " in out
+
+
+def test_audit_says_what_truncation_would_lose(lossmask: Command, tmp_path: Path) -> None:
+    data, account = write(tmp_path / "a", LONG, GOOD), tmp_path / "audit.json"
+    options = ("--max-length", "40", "--truncation", "keep_start", "--cut-reply", "train")
+    result = lossmask("audit", data, "-t", TOKENIZER, "--json", account, *options)
+    assert result.code == 0
+    found = json.loads(account.read_text())
+    whole = Encoder.from_pretrained(DEMO_MODEL).encode(LONG["messages"])[0]
+    assert found["lost"] == {
+        "tokens": len(whole) - 40,
+        "supervised_tokens": whole.spans[1].token_end - 40,
+        "turns": 0,
+        "examples": 0,
+        "cut_replies": 1,
+    }
+    assert "turns lost: 0, whole examples: 0, replies cut: 1" in result.out
+    assert "reply_cut" in result.out
+
+
 @pytest.mark.parametrize("command", ["prepare", "show"])
 def test_help_names_the_limits_and_their_defaults(lossmask: Command, command: str) -> None:
     text = lossmask(command, "--help").out
@@ -380,6 +456,11 @@ def arguments(tmp_path: Path, **changes: str | Path) -> list[str | Path]:
         (
             {"history": "keep"},
             "(bad_policy): policy history is 'keep'; allowed: expand, last, as_rendered, error",
+        ),
+        ({"max_length": "0"}, "(bad_policy): max_length is 0; give a whole number of tokens, at "),
+        (
+            {"truncation": "drop_turn"},
+            "(bad_policy): truncation is 'drop_turn'; did you mean 'drop_turns'? allowed: error",
         ),
         ({"control_tokens": "x"}, "(bad_policy): policy control_tokens is 'x'; "),
         ({"template_var": "x"}, "--template-var 'x': expected NAME=JSON"),

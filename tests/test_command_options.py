@@ -1,4 +1,4 @@
-"""Options -> a policy."""
+"""Options -> a policy and a fit."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lossmask import Policy, PolicyError
-from lossmask.command_options import read_policy
+from lossmask import Fit, Policy, PolicyError
+from lossmask.command_options import encoder_source, read_fit, read_policy
 
 
 def test_keys_and_values() -> None:
@@ -60,3 +60,32 @@ def test_what_is_no_policy_is_refused(given: str, message: str) -> None:
 def test_a_value_is_not_taken_for_a_mapping() -> None:
     with pytest.raises(PolicyError, match="weights is 3 already, not a mapping"):
         read_policy(["weights=3", "weights.prompt=1"], {})
+
+
+def test_a_fit_is_put_together_like_a_policy(tmp_path: Path) -> None:
+    path = tmp_path / "fit.yaml"
+    path.write_text("max_length: 100\ntruncation: keep_end\n")
+    none = {"max_length": None, "truncation": None, "cut_reply": None}
+    assert read_fit([], none) == Fit()
+    assert read_fit([str(path), "max_length=200", "cut_reply=drop"], none) == Fit(
+        200, "keep_end", "drop"
+    )
+    assert read_fit([str(path)], {**none, "max_length": 300, "truncation": "drop"}) == Fit(
+        300, "drop"
+    )
+    with pytest.raises(PolicyError, match="fit has no key 'length'"):
+        read_fit(["length=3"], none)
+
+
+def test_the_source_of_an_encoder_holds_the_fit() -> None:
+    source = encoder_source(
+        "t",
+        chat_template=None,
+        stop=None,
+        template_var=None,
+        layout=None,
+        policy=None,
+        fit=["max_length=5"],
+        truncation="drop",
+    )
+    assert source.fit == Fit(5, "drop")

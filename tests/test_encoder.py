@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from lossmask import Encoder, Policy, TemplateError, TokenizerError
+from lossmask import Encoder, Fit, Policy, TemplateError, TokenizerError
 from lossmask.embedded import DEMO_MODEL
 from lossmask.encoder import generation_stop_ids
 from tests.scenarios import assistant, user
@@ -83,7 +83,7 @@ def test_template_variables_reach_the_template() -> None:
     assert encoder.encode(MESSAGES, mark="?")[0].supervised_text == ["Hello?<|im_end|>"]
 
 
-def test_the_fingerprint_changes_with_template_policy_and_stops() -> None:
+def test_the_fingerprint_changes_with_template_policy_stops_and_fit() -> None:
     tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
     source = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
     encoders = [
@@ -93,6 +93,8 @@ def test_the_fingerprint_changes_with_template_policy_and_stops() -> None:
         Encoder(tokenizer, chat_template=source + " "),
         Encoder(tokenizer, stop_tokens=["<|endoftext|>"]),
         Encoder(tokenizer, template_variables={"x": 1}),
+        Encoder(tokenizer, fit=Fit(max_length=9)),
+        Encoder(tokenizer, fit=Fit(max_length=9, truncation="keep_start")),
     ]
     assert len({encoder.fingerprint() for encoder in encoders}) == len(encoders)
     assert Encoder(tokenizer).fingerprint() == encoders[0].fingerprint()

@@ -148,7 +148,7 @@ def test_other_limits_are_another_run(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["limits"] == {"seconds": 60, "gibibytes": 4}
     prepare([data], SOURCE, tmp_path / "out")
-    with pytest.raises(PreparedDataError, match="policy and limits: choose another folder"):
+    with pytest.raises(PreparedDataError, match="policy, fit and limits: choose another folder"):
         prepare([data], SOURCE, tmp_path / "out", limits=Limits(60, 5))
 
 

@@ -90,7 +90,8 @@ def test_every_reason_and_finding_is_explained() -> None:
     modules = (
         "conversation completions borders written turns turn_tokens tokenizing control_tokens "
         "escaping pipeline raw_rows data_loss weighting whole_text trained_messages "
-        "message_weights formats weight_keys chat_rows text_rows normal_rows markers laying_out"
+        "message_weights formats weight_keys chat_rows text_rows normal_rows markers laying_out "
+        "truncating dropping_turns"
     )
     sources = [
         (ROOT / "src" / "lossmask" / f"{name}.py").read_text(encoding="utf-8")
@@ -99,7 +100,7 @@ def test_every_reason_and_finding_is_explained() -> None:
     used = {
         found
         for source in sources
-        for found in re.findall(r'(?:reason=|Finding\(\s*)"(\w+)"', source)
+        for found in re.findall(r'(?:reason=|Finding\(\s*|Rejection\(\s*)"(\w+)"', source)
         if found != "no_such_path"  # about files, not rows
     }
     assert {"content_dropped", "boundary_straddle", "broken_json"} <= used

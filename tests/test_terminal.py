@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from io import StringIO
 
 import numpy as np
 import pytest
 from rich.console import Console, RenderableType
 
-from lossmask import Encoder, Example, Finding, Rejection, Span
+from lossmask import Encoder, Example, Finding, Lost, Rejection, Span
 from lossmask.data_files import RawRow
 from lossmask.embedded import DEMO_MODEL
 from lossmask.explanations import FINDINGS
@@ -243,6 +244,23 @@ def test_the_summary_accounts_for_every_row() -> None:
         "12,500  supervised tokens (25.0%)",
         f"2  no_stop_token: {FINDINGS['no_stop_token']}",
     ]
+
+
+def test_the_summary_says_what_truncation_took_away() -> None:
+    cut = counts()
+    cut.lost = Lost(tokens=12_500, supervised_tokens=2000, turns=30, examples=4, cut_replies=1)
+    assert (
+        "12,500  tokens lost to --max-length (20.0%), 2,000 of them supervised; turns lost: 30, "
+        "whole examples: 4, replies cut: 1"
+    ) in inner(drawn(summary(cut, "out"), width=200))
+
+
+def test_an_example_that_trains_prompts_alone_is_drawn_without_spans(encoder: Encoder) -> None:
+    messages = [user("Q"), assistant("A")]
+    [example] = encoder.encode(messages)
+    bare = replace(example, spans=())
+    lines = drawn(show_example(bare, messages, number=1, total=1, colour=False))
+    assert sum(line.startswith("│ 1         │ assistant") for line in lines) == 1
 
 
 def test_the_summary_says_why_there_are_more_examples_than_rows() -> None:

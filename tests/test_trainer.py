@@ -259,24 +259,17 @@ def test_batches_without_padding_train_like_padded_ones(tmp_path: Path) -> None:
     assert_same(results[0], results[1], atol=1e-6)
 
 
-def test_batches_without_padding_are_not_evaluated_on_several_processes(tmp_path: Path) -> None:
-    trainer = LossmaskTrainer(
-        tiny_model("llama"),
-        arguments(tmp_path),
-        eval_dataset=tiny_examples(5),
-        data_collator=PaddingFreeCollator(),
-    )
-    padded = LossmaskTrainer(
-        tiny_model("llama"), arguments(tmp_path), eval_dataset=tiny_examples(5)
-    )
-    loss = padded.evaluate()["eval_loss"]
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(loss, abs=2e-6)
-    trainer.accelerator.state.num_processes = 2
-    try:
-        with pytest.raises(PolicyError, match="cannot be evaluated on several processes"):
-            trainer.evaluate()
-    finally:
-        trainer.accelerator.state.num_processes = 1
+def test_a_collator_without_padding_evaluates_as_one_with_it(tmp_path: Path) -> None:
+    losses = [
+        LossmaskTrainer(
+            tiny_model("llama"),
+            arguments(tmp_path),
+            eval_dataset=tiny_examples(5),
+            data_collator=collator,
+        ).evaluate()["eval_loss"]
+        for collator in (PaddingFreeCollator(), None)
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-6)
 
 
 def test_our_collators_get_batches_as_the_data_gives_them(tmp_path: Path) -> None:

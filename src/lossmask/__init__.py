@@ -15,7 +15,8 @@ from lossmask.errors import (
     TokenizerError,
 )
 from lossmask.example import Example, Finding, Span
-from lossmask.outcome import Outcome, Rejection
+from lossmask.fit import Fit
+from lossmask.outcome import Lost, Outcome, Rejection
 from lossmask.policy import Policy
 from lossmask.renderers import Renderer, TokenRenderer
 
@@ -26,8 +27,10 @@ __all__ = [
     "Encoder",
     "Example",
     "Finding",
+    "Fit",
     "InputError",
     "LossmaskError",
+    "Lost",
     "Outcome",
     "ParityError",
     "Policy",

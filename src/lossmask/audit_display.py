@@ -9,7 +9,7 @@ from rich.text import Text
 
 from lossmask.auditing import Audit, Tally, by_rows
 from lossmask.explanations import FINDINGS, REASONS
-from lossmask.terminal import visible
+from lossmask.terminal import lost_to_truncation, visible
 
 
 def show_audit(audit: Audit, *, is_proved: bool) -> RenderableType:
@@ -46,6 +46,10 @@ def _account(audit: Audit, is_proved: bool) -> RenderableType:
     table.add_column()
     for style, number, what in lines:
         table.add_row(f"[{style}]{number:,}", what)
+    if audit.lost.tokens:
+        table.add_row(
+            f"[yellow]{audit.lost.tokens:,}", lost_to_truncation(audit.lost, audit.tokens)
+        )
     if is_proved:
         table.add_row(
             f"[green]{audit.rows_kept:,}", "rows proved: perturbation agrees with every origin"

@@ -7,7 +7,7 @@ of everything it counts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from lossmask.confinement import Limits
 from lossmask.data_files import RawRow, check_files, in_chunks, read_rows
 from lossmask.errors import InputError
 from lossmask.example import Example
-from lossmask.outcome import Outcome
+from lossmask.outcome import Lost, Outcome
 from lossmask.preparing import EncoderSource
 from lossmask.worker import Chunk, Progress
 from lossmask.workers import Workers
@@ -71,6 +71,7 @@ class Audit:
         rows_expanded: Rows that became more than one example.
         repeated_tokens: Tokens out of the loss in the second and further examples of a row: what
             ``history="expand"`` costs.
+        lost: What truncation takes away.
         findings: By kind.
         rejections: By reason.
     """
@@ -84,6 +85,7 @@ class Audit:
     turns_without_stop: int = 0
     rows_expanded: int = 0
     repeated_tokens: int = 0
+    lost: Lost = field(default_factory=Lost)
     findings: dict[str, Tally] = field(default_factory=dict)
     rejections: dict[str, Tally] = field(default_factory=dict)
 
@@ -95,6 +97,7 @@ class Audit:
     def add(self, raw: RawRow, outcome: Outcome) -> None:
         """Count one row."""
         self.rows_in += 1
+        self.lost += outcome.lost
         if outcome.rejection is not None:
             tally = self.rejections.setdefault(outcome.rejection.reason, Tally())
             tally.add(raw.place, [(outcome.rejection.message_index, outcome.rejection.detail)])
@@ -111,6 +114,7 @@ class Audit:
         """Add the audit of later rows."""
         for name in _NUMBERS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.lost += other.lost
         for mine, theirs in ((self.findings, other.findings), (self.rejections, other.rejections)):
             for kind, tally in theirs.items():
                 mine.setdefault(kind, Tally()).merge(tally)
@@ -138,13 +142,14 @@ class Audit:
         plain = {name: getattr(self, name) for name in _NUMBERS}
         return plain | {
             "rows_rejected": self.rows_rejected,
+            "lost": asdict(self.lost),
             "findings": {kind: _plain(tally) for kind, tally in by_rows(self.findings)},
             "rejections": {reason: _plain(tally) for reason, tally in by_rows(self.rejections)},
         }
 
 
 _NUMBERS = tuple(
-    name for name in Audit.__dataclass_fields__ if name not in ("findings", "rejections")
+    name for name in Audit.__dataclass_fields__ if name not in ("lost", "findings", "rejections")
 )
 
 

@@ -1,4 +1,4 @@
-"""Options that the data commands share: tokenizer, template, policy."""
+"""Options that the data commands share: tokenizer, template, policy, fit."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 import yaml
 
 from lossmask.errors import PolicyError
+from lossmask.fit import Fit
 from lossmask.layout import Layout
 from lossmask.policy import Policy, read_yaml
 from lossmask.preparing import EncoderSource
@@ -100,6 +101,34 @@ AppendStopOption = Annotated[
         "eos, never.",
     ),
 ]
+FitOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fit",
+        help="How long an example may be: a YAML file, or KEY=VALUE such as max_length=2048; can "
+        "be given again, later ones win.",
+    ),
+]
+MaxLengthOption = Annotated[
+    int | None,
+    typer.Option("--max-length", help="Tokens of the longest example (default: any length)."),
+]
+TruncationOption = Annotated[
+    str | None,
+    typer.Option(
+        "--truncation",
+        help="An example of more tokens: error (default: its row is rejected), drop, drop_turns "
+        "(the oldest exchanges), keep_start, keep_end.",
+    ),
+]
+CutReplyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cut-reply",
+        help="A reply that keep_start or keep_end cut through: mask (default: not trained), drop "
+        "the example, train what is left.",
+    ),
+]
 MaxSecondsOption = Annotated[
     float,
     typer.Option(
@@ -128,12 +157,16 @@ def encoder_source(
     layout: list[str] | None,
     policy: list[str] | None,
     special_tokens: bool = False,
+    fit: list[str] | None = None,
+    max_length: int | None = None,
+    truncation: str | None = None,
+    cut_reply: str | None = None,
     **flags: str | None,
 ) -> EncoderSource:
     """Put the options of a data command together.
 
     Raises:
-        PolicyError: A policy value or a template variable is not what it should be.
+        PolicyError: A value of policy or fit, or a template variable is not what it should be.
     """
     variables = tuple(name_and_value(text) for text in template_var or [])
     return EncoderSource(
@@ -144,6 +177,10 @@ def encoder_source(
         variables,
         read_layout(layout or []),
         special_tokens,
+        fit=read_fit(
+            fit or [],
+            {"max_length": max_length, "truncation": truncation, "cut_reply": cut_reply},
+        ),
     )
 
 
@@ -168,6 +205,18 @@ def read_policy(given: Sequence[str], flags: Mapping[str, str | None]) -> Policy
     if "," in str(values.get("train_on", "")) and isinstance(values["train_on"], str):
         values["train_on"] = [role.strip() for role in values["train_on"].split(",")]
     return Policy.from_mapping(values)
+
+
+def read_fit(given: Sequence[str], flags: Mapping[str, int | str | None]) -> Fit:
+    """Put a fit together: files and ``KEY=VALUE`` in their order, then flags of their own.
+
+    Raises:
+        PolicyError: A file cannot be read, or a key or value is unknown.
+    """
+    values = _read_values("--fit", given)
+    return Fit.from_mapping(
+        values | {name: value for name, value in flags.items() if value is not None}
+    )
 
 
 def _read_values(option: str, given: Sequence[str]) -> dict[str, Any]:

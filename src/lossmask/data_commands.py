@@ -18,9 +18,12 @@ from lossmask.command_options import (
     AppendStopOption,
     BoundaryOption,
     ControlOption,
+    CutReplyOption,
     Data,
+    FitOption,
     HistoryOption,
     LayoutOption,
+    MaxLengthOption,
     MaxMemoryOption,
     MaxSecondsOption,
     PolicyOption,
@@ -28,6 +31,7 @@ from lossmask.command_options import (
     TemplateOption,
     TokenizerOption,
     TrainOnOption,
+    TruncationOption,
     VariableOption,
     encoder_source,
 )
@@ -72,6 +76,10 @@ def prepare_command(
     boundary: BoundaryOption = None,
     control_tokens: ControlOption = None,
     append_stop: AppendStopOption = None,
+    fit: FitOption = None,
+    max_length: MaxLengthOption = None,
+    truncation: TruncationOption = None,
+    cut_reply: CutReplyOption = None,
     workers: Annotated[
         int, typer.Option(min=0, help="Processes; 0 = one per core. The result is the same.")
     ] = 0,
@@ -100,6 +108,10 @@ def prepare_command(
         boundary=boundary,
         control_tokens=control_tokens,
         append_stop=append_stop,
+        fit=fit,
+        max_length=max_length,
+        truncation=truncation,
+        cut_reply=cut_reply,
     )
     if special_tokens and is_style(str(chat_template)):
         Console().print(show_cost(cost_of(load_tokenizer(tokenizer), str(chat_template))))
@@ -145,6 +157,10 @@ def show_command(
     boundary: BoundaryOption = None,
     control_tokens: ControlOption = None,
     append_stop: AppendStopOption = None,
+    fit: FitOption = None,
+    max_length: MaxLengthOption = None,
+    truncation: TruncationOption = None,
+    cut_reply: CutReplyOption = None,
     max_seconds: MaxSecondsOption = 60,
     max_memory: MaxMemoryOption = 4,
 ) -> None:
@@ -164,6 +180,10 @@ def show_command(
         boundary=boundary,
         control_tokens=control_tokens,
         append_stop=append_stop,
+        fit=fit,
+        max_length=max_length,
+        truncation=truncation,
+        cut_reply=cut_reply,
     )
     check_files([data])
     raw = read_row(data, row)
@@ -199,6 +219,10 @@ def audit_command(
     boundary: BoundaryOption = None,
     control_tokens: ControlOption = None,
     append_stop: AppendStopOption = None,
+    fit: FitOption = None,
+    max_length: MaxLengthOption = None,
+    truncation: TruncationOption = None,
+    cut_reply: CutReplyOption = None,
     prove: Annotated[
         bool,
         typer.Option(
@@ -232,6 +256,10 @@ def audit_command(
         boundary=boundary,
         control_tokens=control_tokens,
         append_stop=append_stop,
+        fit=fit,
+        max_length=max_length,
+        truncation=truncation,
+        cut_reply=cut_reply,
     )
     if prove:
         source = replace(source, proof="rows")

@@ -9,7 +9,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from lossmask.data_files import RawRow
 from lossmask.errors import LossmaskError
-from lossmask.outcome import Outcome, Rejection
+from lossmask.outcome import Lost, Outcome, Rejection
 from lossmask.plain_tokens import FlatTokens
 
 _TOKEN_COLUMNS = ("input_ids", "labels", "loss_weights", "message_index")
@@ -35,6 +35,7 @@ class Counts:
     examples: int = 0
     tokens: int = 0
     supervised_tokens: int = 0
+    lost: Lost = field(default_factory=Lost)
     rejections: Counter[str] = field(default_factory=Counter)
     findings: Counter[str] = field(default_factory=Counter)
 
@@ -44,20 +45,26 @@ class Counts:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.tokens += other.tokens
         self.supervised_tokens += other.supervised_tokens
+        self.lost += other.lost
         self.rejections.update(other.rejections)
         self.findings.update(other.findings)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the counts as plain data."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return plain | {"rejections": dict(self.rejections), "findings": dict(self.findings)}
+        return plain | {
+            "lost": asdict(self.lost),
+            "rejections": dict(self.rejections),
+            "findings": dict(self.findings),
+        }
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> Counts:
         """Read counts back from a chunk's record."""
-        plain = {k: v for k, v in values.items() if k not in ("rejections", "findings")}
+        plain = {k: v for k, v in values.items() if k not in ("lost", "rejections", "findings")}
         return cls(
             **plain,
+            lost=Lost(**values["lost"]),
             rejections=Counter(values["rejections"]),
             findings=Counter(values["findings"]),
         )
@@ -84,6 +91,7 @@ class EncodedRows:
         """Take the outcome of the next row."""
         counts = self.counts
         counts.rows_in += 1
+        counts.lost += outcome.lost
         if outcome.rejection is not None:
             counts.rows_rejected += 1
             counts.rejections[outcome.rejection.reason] += 1

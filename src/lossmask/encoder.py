@@ -15,13 +15,14 @@ from transformers.utils import cached_file
 
 from lossmask.added_tokens import with_headers
 from lossmask.errors import (
+    InputError,
     LossmaskError,
     PolicyError,
     TemplateError,
     TokenizerError,
 )
 from lossmask.example import Example
-from lossmask.fast_backend import BackendDiffers
+from lossmask.fit import Fit
 from lossmask.formats import to_normal
 from lossmask.instruction_styles import (
     STYLES,
@@ -31,16 +32,13 @@ from lossmask.instruction_styles import (
     style_template,
 )
 from lossmask.layout import Layout
-from lossmask.normal_rows import encode_normal
 from lossmask.outcome import Outcome, Rejection
-from lossmask.pipeline import encode_conversation
 from lossmask.plain_examples import plain_examples
 from lossmask.policy import Policy, nearest
 from lossmask.renderers import (
     ObservedTemplate,
     Renderer,
     TokenRenderer,
-    for_conversation,
     renderer_setting,
 )
 from lossmask.rendering import ChatTemplate, Message, NoTemplate
@@ -48,6 +46,7 @@ from lossmask.row_batches import BATCH_SIZE, RowBatches
 from lossmask.setting import Proving, Setting
 from lossmask.stops import Stops
 from lossmask.tokenizing import TextTokenizer
+from lossmask.truncating import encode_to_fit
 
 _WITHOUT_MESSAGES = ("text", "segments", "tokens", "prompt_completion")
 
@@ -66,6 +65,7 @@ class Encoder:
         proof: ``template``: the first conversation has the template proved, by perturbation, on
             conversations made for that (about 0.1 s, remembered on disk). ``rows``: every
             conversation as well. ``off``: nothing.
+        fit: How long an example may be, and what happens to a longer one; default: any length.
         fast: Whether ``encode_batch`` may compute ids by ``fastokens`` where that is installed and
             proven to give the tokenizer's own (see ``fast_backend``).
 
@@ -95,6 +95,7 @@ class Encoder:
         template_variables: Mapping[str, Any] | None = None,
         layout: Layout | None = None,
         proof: Proving = "template",
+        fit: Fit | None = None,
         fast: bool = True,
     ) -> None:
         if proof not in get_args(Proving):
@@ -114,6 +115,7 @@ class Encoder:
             _stops(tokenizer, [*stop_tokens, *([own_stop] if own_stop else [])]),
             dict(template_variables or {}),
             proof,
+            fit or Fit(),
         )
 
     @classmethod
@@ -128,6 +130,7 @@ class Encoder:
         layout: Layout | None = None,
         special_tokens: bool = False,
         proof: Proving = "template",
+        fit: Fit | None = None,
         fast: bool = True,
     ) -> Encoder:
         """Load tokenizer and stop tokens from a folder or hub id.
@@ -159,6 +162,7 @@ class Encoder:
             template_variables=template_variables,
             layout=layout,
             proof=proof,
+            fit=fit,
             fast=fast,
         )
         encoder.added_pieces = pieces
@@ -172,6 +176,7 @@ class Encoder:
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
         stop_tokens: Sequence[str | int] = (),
+        fit: Fit | None = None,
     ) -> Encoder:
         """Encode with any Python renderer instead of a Jinja template.
 
@@ -181,6 +186,7 @@ class Encoder:
             tokenizer: Reads the text of a renderer of text; None for a renderer of ids.
             stop_tokens: Texts or ids of further stop tokens, besides the renderer's or the
                 tokenizer's eos.
+            fit: How long an example may be; default: any length.
 
         Raises:
             TokenizerError: A renderer of text without a tokenizer, or one of ids with one; or its
@@ -192,13 +198,14 @@ class Encoder:
         encoder._fast = False
         encoder._row_batches = None
         encoder.layout, encoder.added_pieces = Layout(), {}
-        encoder._setting = renderer_setting(
+        setting = renderer_setting(
             renderer,
             encoder.policy,
             text_tokenizer=None if tokenizer is None else TextTokenizer(tokenizer),
             stops=None if tokenizer is None else _stops(tokenizer, stop_tokens),
             stop_tokens=stop_tokens,
         )
+        encoder._setting = replace(setting, fit=fit or Fit())
         return encoder
 
     @property
@@ -217,6 +224,11 @@ class Encoder:
         return self._tokenizer
 
     @property
+    def fit(self) -> Fit:
+        """How long an example may be."""
+        return self._setting.fit
+
+    @property
     def stop_ids(self) -> frozenset[int]:
         """Ids at which inference ends a turn."""
         return self._setting.stops.ids
@@ -226,7 +238,7 @@ class Encoder:
         return self._setting.template.source(tools)
 
     def fingerprint(self) -> str:
-        """Return a hash of all that decides over the result: tokenizer, template, policy, stops.
+        """Return a hash of all that decides over the result: tokenizer, template, policy, fit.
 
         Raises:
             TokenizerError: The encoder was made from a renderer, whose code cannot be hashed.
@@ -246,6 +258,7 @@ class Encoder:
             "special": self.tokenizer.special_tokens_map,
             "template": [setting.template.given, templates],
             "policy": self.policy.to_mapping(),
+            "fit": self.fit.to_mapping(),
             "layout": self.layout.to_mapping(),
             "stops": sorted(setting.stops.ids),
             "variables": setting.template_variables,
@@ -275,13 +288,20 @@ class Encoder:
             One example, or more where the template rewrites history.
 
         Raises:
-            LossmaskError: It cannot be encoded exactly; the error names the message and why.
+            LossmaskError: It cannot be encoded exactly, or not to fit; the error names the message
+                and why.
         """
-        setting = for_conversation(self._setting)
+        setting = self._setting
         if template_kwargs:
             variables = {**setting.template_variables, **template_kwargs}
             setting = replace(setting, template_variables=variables)
-        return encode_conversation(messages, tools, setting, weight)
+        row = {"messages": messages, "tools": tools, "weight": weight}
+        outcome = encode_to_fit(row, setting)
+        if (rejection := outcome.rejection) is not None:
+            raise InputError(
+                rejection.detail, reason=rejection.reason, message_index=rejection.message_index
+            )
+        return list(outcome.examples)
 
     def encode_row(self, row: Mapping[str, Any]) -> Outcome:
         """Encode one row in any layout (see ``formats``); never raises on bad data.
@@ -290,9 +310,7 @@ class Encoder:
             MemoryError: There is too little memory, which says nothing about the row.
         """
         try:
-            return Outcome(tuple(encode_normal(to_normal(row, self.layout), self._setting)))
-        except BackendDiffers:
-            raise  # this is not about the row
+            return encode_to_fit(to_normal(row, self.layout), self._setting)
         except LossmaskError as error:
             return Outcome(rejection=Rejection.from_error(error))
 
@@ -329,6 +347,7 @@ class Encoder:
             for row, layout in zip(batch, layouts, strict=True):
                 example = None if layout is None else next(examples)
                 outcomes.append(self.encode_row(row) if example is None else Outcome((example,)))
+            batches.check_backend()
         return outcomes
 
     @property

@@ -28,6 +28,11 @@ FINDINGS = {
     "key_dropped": "the template does not show other keys of a message (often meant to be so)",
     "text_trimmed": "the template cut white space off the ends of a text",
     "text_altered": "the template changed a text beyond cutting its ends",
+    "turns_dropped": "the oldest exchanges of the conversation are dropped, so that it fits",
+    "end_cut": "the end of the example is cut off, so that it fits",
+    "context_cut": "the beginning of the example is cut off: nothing in it is at parity any more",
+    "reply_cut": "the cut goes through a reply (see --cut-reply)",
+    "example_dropped": "one of several examples of a row is left out: it is too long",
 }
 """Kind of a finding -> what it means."""
 
@@ -77,5 +82,8 @@ REASONS = {
     "stop_not_a_token": "the stop text does not come out of the tokenizer as the stop token",
     "unusable_offsets": "the tokenizer changes the text so that tokens cannot be placed in it",
     "history_rewritten": "the template rewrites an earlier turn, and --history is error",
+    "too_long": "an example has more tokens than --max-length",
+    "nothing_left": "of what truncation keeps nothing is in the loss",
+    "reply_cut": "the cut goes through a reply, and --cut-reply is drop",
 }
 """Reason of a refused row -> what it means."""

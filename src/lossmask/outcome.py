@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from lossmask.errors import LossmaskError
 from lossmask.example import Example
@@ -33,11 +33,40 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """What truncation took away, of rows that are kept and of rows rejected for it alike.
+
+    The tokens of the untruncated examples are those of the examples kept and these.
+
+    Attributes:
+        tokens: Tokens.
+        supervised_tokens: Tokens in the loss.
+        turns: Supervised turns of which nothing is in the loss any more.
+        examples: Examples of which nothing is kept.
+        cut_replies: Supervised turns that a cut went through, whatever became of them.
+    """
+
+    tokens: int = 0
+    supervised_tokens: int = 0
+    turns: int = 0
+    examples: int = 0
+    cut_replies: int = 0
+
+    def __add__(self, other: Lost) -> Lost:
+        names = [each.name for each in fields(self)]
+        return Lost(*(getattr(self, name) + getattr(other, name) for name in names))
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """One row's end: exactly one of ``examples`` (one or more) and ``rejection`` is there."""
+    """One row's end: exactly one of ``examples`` (one or more) and ``rejection`` is there.
+
+    ``lost`` is what truncation took away.
+    """
 
     examples: tuple[Example, ...] = ()
     rejection: Rejection | None = None
+    lost: Lost = Lost()
 
     def __post_init__(self) -> None:
         if bool(self.examples) == (self.rejection is not None):

@@ -29,7 +29,7 @@ from lossmask.policy import Policy
 from lossmask.proof import prove, prove_once
 from lossmask.rendering import ChatTemplate
 from lossmask.setting import Setting
-from lossmask.tokenizing import Tokens
+from lossmask.tokenizing import Ids, Tokens
 from lossmask.trained_messages import trained_messages
 from lossmask.turn_tokens import TokenizedTurn
 from lossmask.weighting import Weigher, ignorable
@@ -55,12 +55,32 @@ def encode_conversation(
     conversation = read_conversation(messages, tools, sample_weight)
     trained = trained_messages(conversation, setting.policy)
     _prove_template(setting)
+    return encode_trained(conversation, trained, setting)
+
+
+def encode_trained(
+    conversation: Conversation,
+    trained: dict[int, float],
+    setting: Setting,
+    seen: Sequence[Ids] = (),
+) -> list[Example]:
+    """Turn a checked conversation into the examples that train some of its messages.
+
+    Args:
+        conversation: The conversation.
+        trained: The messages to train, ascending, each with its weight; at least one.
+        setting: Template, tokenizer, policy.
+        seen: Ids of other examples of the same conversation, which come before these.
+
+    Raises:
+        LossmaskError: The conversation cannot be encoded exactly; names the message and why.
+    """
     groups, findings = lay_out(conversation, trained, setting)
     if setting.proof == "rows":
         _prove_groups(groups, conversation, setting)
     findings += tuple(_trained_by_data(conversation, trained, setting.policy))
     examples = _build_examples(
-        groups, Weigher(conversation, setting.policy, trained, setting.stops.texts)
+        groups, Weigher(conversation, setting.policy, trained, setting.stops.texts), seen
     )
     return [replace(examples[0], findings=examples[0].findings + findings), *examples[1:]]
 
@@ -76,11 +96,13 @@ def _trained_by_data(
             yield Finding("role_trained", detail, index)
 
 
-def _build_examples(groups: Sequence[Group], weigher: Weigher) -> list[Example]:
+def _build_examples(
+    groups: Sequence[Group], weigher: Weigher, before: Sequence[Ids]
+) -> list[Example]:
     """Build the examples in which something is in the loss."""
     examples = []
     for number, group in enumerate(groups):
-        seen = [earlier.base.tokens.ids for earlier in groups[:number]]
+        seen = [*before, *(earlier.base.tokens.ids for earlier in groups[:number])]
         example = build_example(group, weigher, seen)
         if example.loss_weights[1:].any():  # nothing predicts the first token
             examples.append(example)

@@ -76,6 +76,7 @@ class PlainTokens:
         size = len(vocabulary.spelled)
         self._vocabulary = vocabulary
         self._encode = setting.tokenizer.encode_flat
+        self._fit = setting.fit
         self._is_control = _flags(size, control.ids)
         self._is_stop = _flags(size, np.intersect1d(list(setting.stops.ids), added))
         self._unknown = tokenizer.unk_token_id
@@ -87,11 +88,7 @@ class PlainTokens:
         return self._invitation is not None
 
     def encode(self, layouts: Sequence[PlainLayout]) -> FlatTokens:
-        """Tokenize k conversations.
-
-        Raises:
-            BackendDiffers: The fast backend is not exact after all.
-        """
+        """Tokenize k conversations."""
         assert self._invitation is not None
         data = [_utf8(layout.text) for layout in layouts]
         ids, starts = self._encode(
@@ -107,6 +104,7 @@ class PlainTokens:
         if self._unknown is not None:
             found = np.flatnonzero(ids == self._unknown)
             is_exact[np.searchsorted(starts, found, side="right") - 1] = False
+        is_exact &= [self._fit.admits(length) for length in np.diff(starts).tolist()]
         labels = np.where(in_loss, ids, np.int32(IGNORE_INDEX))
         weights = in_loss.astype(np.float32)
         return FlatTokens(starts, ids, labels, weights, message_index, bounds, is_exact)

@@ -7,7 +7,7 @@
     OUT/part-00001.parquet   …
     OUT/tokenizer            only if tokens were added to it
     OUT/rejected.jsonl       every row that was not kept: place, reason, the row itself
-    OUT/manifest.json        written last: counts, tokenizer, template, policy, fingerprint
+    OUT/manifest.json        written last: counts, tokenizer, template, policy, fit, fingerprint
 
 Rows are cut into chunks of fixed size, so the result does not depend on the number of processes. A
 chunk is finished when its record lies in ``OUT/unfinished``; started again after a kill, the same
@@ -33,6 +33,7 @@ from lossmask.data_files import check_files, fingerprint_of, in_chunks, read_row
 from lossmask.encoded_rows import Counts, EncodedRows, json_line
 from lossmask.encoder import Encoder
 from lossmask.errors import InputError, PreparedDataError
+from lossmask.fit import Fit
 from lossmask.layout import Layout
 from lossmask.policy import Policy
 from lossmask.setting import Proving
@@ -59,6 +60,7 @@ class EncoderSource:
     layout: Layout = field(default_factory=Layout)
     special_tokens: bool = False
     proof: Proving = "template"
+    fit: Fit = field(default_factory=Fit)
 
     def load(self) -> Encoder:
         """Load tokenizer and template."""
@@ -71,6 +73,7 @@ class EncoderSource:
             layout=self.layout,
             special_tokens=self.special_tokens,
             proof=self.proof,
+            fit=self.fit,
         )
 
 
@@ -193,7 +196,7 @@ def _state(
         if not overwrite:
             raise PreparedDataError(
                 f"{output} is not empty and was not prepared from this data, tokenizer, template, "
-                "policy and limits: choose another folder, or replace it with --overwrite",
+                "policy, fit and limits: choose another folder, or replace it with --overwrite",
                 reason="output_exists",
             )
         if others := sorted(path.name for path in output.iterdir() if not _is_ours(path.name)):
@@ -263,6 +266,7 @@ def _finish(
         "chat_template": encoder.chat_template(),
         "chat_template_sha256": _sha256(encoder.chat_template().encode()),
         "policy": encoder.policy.to_mapping(),
+        "fit": encoder.fit.to_mapping(),
         "layout": encoder.layout.to_mapping(),
         "limits": asdict(limits),
         "versions": {name: version(name) for name in ("lossmask", "transformers", "tokenizers")},

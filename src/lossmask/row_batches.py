@@ -59,13 +59,20 @@ class RowBatches:
         return self._conversations.lay_out(row)
 
     def tokenize(self, layouts: Sequence[PlainLayout]) -> FlatTokens:
-        """Tokenize what was laid out.
-
-        Raises:
-            BackendDiffers: The fast backend turned out not to be exact.
-        """
+        """Tokenize what was laid out."""
         assert self._tokens is not None
         return self._tokens.encode(layouts)
+
+    def check_backend(self) -> None:
+        """Make sure that no text that was encoded so far had other ids than the tokenizer gives.
+
+        Raises:
+            BackendDiffers: One had, of those that were looked at. From there on the tokenizer
+                itself gave the ids; what was encoded before has to be encoded again.
+        """
+        tokenizer = self._setting.tokenizer
+        if isinstance(tokenizer, TextTokenizer) and tokenizer.backend_error is not None:
+            raise tokenizer.backend_error
 
     def _plain_tokens(self, invitation: str) -> PlainTokens | None:
         tokenizer = self._setting.tokenizer

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lossmask.fit import Fit
 from lossmask.policy import Policy
 from lossmask.protocols import AnyTemplate, AnyTokenizer
 from lossmask.stops import Stops
@@ -26,6 +27,7 @@ class Setting:
         stops: Where inference ends a turn.
         template_variables: Further variables the template reads (``enable_thinking`` …).
         proof: What is held against perturbation.
+        fit: How long an example may be.
     """
 
     template: AnyTemplate
@@ -34,3 +36,4 @@ class Setting:
     stops: Stops
     template_variables: Mapping[str, Any]
     proof: Proving = "template"
+    fit: Fit = field(default_factory=Fit)

@@ -31,7 +31,7 @@ from lossmask.data_files import RawRow
 from lossmask.example import Example, Span
 from lossmask.explanations import FINDINGS
 from lossmask.instruction_styles import StyleCost
-from lossmask.outcome import Rejection
+from lossmask.outcome import Lost, Rejection
 from lossmask.preparing import Counts
 
 _TRAINED = ("#06351a on #8fe3b0", "#06351a on #c3f4d6")  # alternating, so that tokens can be told
@@ -132,7 +132,7 @@ def visible(text: str) -> str:
 def _turn_table(example: Example, messages: Sequence[Any]) -> Table:
     table = Table("message", "role", "trained tokens", "stop token", "supervised text", expand=True)
     spans: dict[int, Span] = {span.message_index: span for span in example.spans}
-    shown = max(max(spans), int(example.message_index.max()))
+    shown = max([*spans, int(example.message_index.max())])  # no spans: only prompts are trained
     for index, message in enumerate(messages[: shown + 1]):
         if span := spans.get(index):
             text = example.text[span.start : span.end]
@@ -190,10 +190,24 @@ def summary(counts: Counts, output: str) -> RenderableType:
     table.add_row(f"[bold]{counts.examples:,}", f"examples{_expansion(counts)}")
     table.add_row(f"[bold]{counts.tokens:,}", "tokens")
     table.add_row(f"[green]{counts.supervised_tokens:,}", f"supervised tokens ({share:.1%})")
+    if counts.lost.tokens:
+        table.add_row(
+            f"[yellow]{counts.lost.tokens:,}", lost_to_truncation(counts.lost, counts.tokens)
+        )
     for kind, count in counts.findings.most_common():
         table.add_row(f"[yellow]{count:,}", f"{kind}: {FINDINGS.get(kind, '')}")
     return Panel(
         table, title=Text(f"prepared in {output}"), title_align="left", border_style="green"
+    )
+
+
+def lost_to_truncation(lost: Lost, kept: int) -> str:
+    """Say what truncation took away besides the tokens, of which so many are kept."""
+    share = lost.tokens / (lost.tokens + kept)
+    return (
+        f"tokens lost to --max-length ({share:.1%}), {lost.supervised_tokens:,} of them supervised;"
+        f" turns lost: {lost.turns:,}, whole examples: {lost.examples:,}, replies cut: "
+        f"{lost.cut_replies:,}"
     )
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from lossmask.errors import ParityError, TokenizerError
-from lossmask.fast_backend import FastBackend, fast_backend, reference_ids
+from lossmask.fast_backend import BackendDiffers, FastBackend, fast_backend, reference_ids
 from lossmask.offsets import OffsetFinder
 from lossmask.placing import Misfit
 from lossmask.traced_text import LITERAL, Origins
@@ -64,6 +64,7 @@ class TextTokenizer:
         self._offsets = OffsetFinder(tokenizer)
         self._backend: FastBackend | None = None
         self.why_not_fast = "nothing has asked for it"
+        self.backend_error: BackendDiffers | None = None
 
     def use_fast_backend(self) -> None:
         """Let ids be computed by the fast backend, if there is one that is proven exact.
@@ -77,11 +78,15 @@ class TextTokenizer:
     def encode_flat(self, texts: Sequence[str]) -> tuple[Ids, npt.NDArray[np.int64]]:
         """Return ids alone: int32 (n,) of all texts end to end, int64 (k + 1,) where each begins.
 
-        Raises:
-            BackendDiffers: The fast backend turned out not to be exact.
+        If the fast backend turns out not to be exact, the tokenizer itself gives these ids and all
+        later ones, and ``backend_error`` says so.
         """
         if self._backend is not None:
-            return self._backend.encode(texts)
+            try:
+                return self._backend.encode(texts)
+            except BackendDiffers as error:
+                self._backend, self.backend_error = None, error
+                self.why_not_fast = error.detail
         each = reference_ids(self.tokenizer, texts) if texts else []
         bounds = np.cumsum([0, *map(len, each)], dtype=np.int64)
         return np.concatenate([np.zeros(0, np.int32), *each]), bounds

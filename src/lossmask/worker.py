@@ -238,6 +238,7 @@ def _encode_chunk(chunk: Chunk[Any], pipe: Any, at: Any, encoder: Encoder, limit
                     at.value = BETWEEN_ROWS
                     chunk.results.add(raw, outcome)
                 snapshots.send(chunk, index + 1)
+    encoder.row_batches.check_backend()
     chunk.results.close()
     pipe.send(_Done(len(chunk.rows), chunk.results))
 
