@@ -561,7 +561,7 @@ def test_help_lists_the_commands(lossmask: Command) -> None:
     ("given", "message"),
     [
         (["prepare"], "Missing argument"),
-        (["prepare", "x", "-t", "y"], "Missing option '--output'"),
+        (["prepare", "x", "-o", "y"], "Missing option '--tokenizer'"),
         (["show", "x"], "Missing option '--tokenizer'"),
         (["show", "x", "-t", "y", "--row", "-1"], "Invalid value for '--row'"),
         (["prepare", "--no-such-option"], "No such option"),

@@ -133,7 +133,7 @@ def test_bombs_in_some_rows_take_those_rows_only_for_any_number_of_workers(tmp_p
             tmp_path / str(workers),
             workers=workers,
             limits=LIMITS,
-        )
+        ).counts
         assert (counts.rows_in, counts.rows_kept, counts.rows_rejected) == (6, 3, 3)
         assert counts.rejections == {"template_limits": 3}
     found = rejections(tmp_path / "1")
@@ -171,7 +171,7 @@ def test_a_template_that_no_row_survives_is_an_error_and_nothing_is_written(
 @pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb.name)
 def test_a_bomb_takes_its_row_and_no_other(tmp_path: Path, bomb: Bomb) -> None:
     data = write(tmp_path / "data.jsonl", "Hi", bomb.name, "Bye")
-    counts = prepare([data], armed(bomb), tmp_path / "out", limits=LIMITS)
+    counts = prepare([data], armed(bomb), tmp_path / "out", limits=LIMITS).counts
     assert (counts.rows_in, counts.rows_kept) == (3, 2)
     [(row, reason, detail)] = rejections(tmp_path / "out")
     assert row == 1

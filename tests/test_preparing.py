@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import traceback
+import warnings
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from lossmask import Encoder, InputError, PreparedDataError
-from lossmask import preparing as preparing_module
+from lossmask import (
+    Encoder,
+    InputError,
+    LossmaskError,
+    Outcome,
+    PreparedDataError,
+    Rejection,
+    preparing,
+)
 from lossmask.confinement import Limits
+from lossmask.data_files import RawRow
 from lossmask.embedded import DEMO_MODEL
+from lossmask.fast_backend import BackendDiffers
+from lossmask.max_rejected import MaxRejected
+from lossmask.prepared import load_prepared
 from lossmask.preparing import EncoderSource, prepare
 from tests import corpus
 from tests.scenarios import assistant, user
@@ -44,7 +61,7 @@ def digests(folder: Path) -> dict[str, str]:
 def test_every_row_is_kept_or_rejected_with_its_place(tmp_path: Path) -> None:
     rows = [good(0), "{broken", good(2), {"txt": "x"}, "", {"messages": [user("only")]}, "[1]"]
     data = write(tmp_path / "data.jsonl", rows)
-    counts = prepare([data], SOURCE, tmp_path / "out")
+    counts = prepare([data], SOURCE, tmp_path / "out").counts
     assert (counts.rows_in, counts.rows_kept, counts.rows_rejected) == (6, 2, 4)
     assert counts.rejections == Counter(broken_json=2, unknown_format=1, no_assistant=1)
     lines = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
@@ -75,7 +92,7 @@ def test_shards_hold_exactly_what_the_encoder_gives(tmp_path: Path) -> None:
 
 def test_manifest_says_what_was_done(tmp_path: Path) -> None:
     data = write(tmp_path / "data.jsonl", [good(0), "{"])
-    counts = prepare([data], SOURCE, tmp_path / "out")
+    counts = prepare([data], SOURCE, tmp_path / "out").counts
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["complete"] is True
     assert (manifest["rows_in"], manifest["rows_kept"], manifest["rows_rejected"]) == (2, 1, 1)
@@ -93,10 +110,10 @@ def test_manifest_says_what_was_done(tmp_path: Path) -> None:
 def test_the_result_does_not_depend_on_the_number_of_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparing_module, "ROWS_PER_SHARD", 10)
+    monkeypatch.setattr(preparing, "ROWS_PER_SHARD", 10)
     data = write(tmp_path / "data.jsonl", [good(n) if n % 7 else "{" for n in range(45)])
-    one = prepare([data], SOURCE, tmp_path / "one", workers=1)
-    two = prepare([data], SOURCE, tmp_path / "two", workers=2)
+    one = prepare([data], SOURCE, tmp_path / "one", workers=1).counts
+    two = prepare([data], SOURCE, tmp_path / "two", workers=2).counts
     assert one.to_mapping() == two.to_mapping()
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
     assert len(digests(tmp_path / "one")) == 5 + 2
@@ -104,9 +121,9 @@ def test_the_result_does_not_depend_on_the_number_of_processes(
 
 def test_a_finished_run_is_not_done_again(tmp_path: Path) -> None:
     data = write(tmp_path / "data.jsonl", [good(0)])
-    first = prepare([data], SOURCE, tmp_path / "out")
+    first = prepare([data], SOURCE, tmp_path / "out").counts
     stamp = (tmp_path / "out" / "part-00000.parquet").stat().st_mtime_ns
-    assert prepare([data], SOURCE, tmp_path / "out").to_mapping() == first.to_mapping()
+    assert prepare([data], SOURCE, tmp_path / "out").counts.to_mapping() == first.to_mapping()
     assert (tmp_path / "out" / "part-00000.parquet").stat().st_mtime_ns == stamp
 
 
@@ -225,6 +242,206 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_published_conversations_are_all_accounted_for(tmp_path: Path) -> None:
     data = corpus.ROOT / "datasets" / "lf-glaive-toolcall-en-demo.messages.jsonl"
     source = EncoderSource(str(corpus.ROOT / "tokenizers" / "minimind"))
-    counts = prepare([data], source, tmp_path / "out")
+    counts = prepare([data], source, tmp_path / "out").counts
     assert counts.rows_in == 300 == counts.rows_kept + counts.rows_rejected
     assert counts.rows_kept == 300
+
+
+class Inline:
+    """Workers in the place of processes: encodes in this one."""
+
+    def __init__(self, load: Any, limits: Limits) -> None:
+        self._encoder = load()
+
+    def __enter__(self) -> Inline:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def start(self, count: int) -> None:
+        pass
+
+    def try_template(self, rows: Iterable[RawRow]) -> None:
+        pass
+
+    def encode(self, chunks: Iterable[Any], count: int, progress: Any) -> Iterator[Any]:
+        for chunk in chunks:
+            for raw in chunk.rows:
+                try:
+                    outcome = self._encoder.encode_row(raw.parse())
+                except LossmaskError as error:
+                    outcome = Outcome(rejection=Rejection.from_error(error))
+                chunk.results.add(raw, outcome)
+            chunk.results.close()
+            yield chunk
+
+
+OPERATIONS = (
+    (Path, "replace"),
+    (Path, "unlink"),
+    (Path, "open"),
+    (Path, "mkdir"),
+    (os, "fsync"),
+    (os, "unlink"),
+    (os, "rmdir"),
+)
+"""What changes files, or comes right before or behind it."""
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run something in a fork of this process; return how that ended."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads of numpy that idle
+        child = os.fork()
+    if not child:
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def counting_operations(kill_at: int | None, path: Path) -> None:
+    """Count the operations on files from here on, and die right before one of them."""
+    count = 0
+
+    def counted(operation: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **options: Any) -> Any:
+            nonlocal count
+            if count == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            count += 1
+            with builtins.open(path, "w") as stream:
+                stream.write(str(count))
+            return operation(*arguments, **options)
+
+        return run
+
+    for owner, name in OPERATIONS:
+        setattr(owner, name, counted(getattr(owner, name)))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+@pytest.mark.parametrize("replaces", [False, True], ids=["new", "replacing another output"])
+def test_a_run_that_is_killed_at_any_operation_on_files_goes_on_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaces: bool
+) -> None:
+    monkeypatch.setattr(preparing, "Workers", Inline)
+    monkeypatch.setattr(preparing, "ROWS_PER_SHARD", 4)
+    data = write(tmp_path / "data.jsonl", [good(n) if n % 5 else "{" for n in range(14)])
+    old = write(tmp_path / "old.jsonl", [good(n) for n in range(40)])
+    SOURCE.load().encode_row(good(0))  # the template is proven before
+    counter = tmp_path / "count"
+
+    def run(out: Path, kill_at: int | None = None) -> int:
+        def work() -> None:
+            counting_operations(kill_at, counter)
+            prepare([data], SOURCE, out, overwrite=True)
+
+        return in_child(work)
+
+    prepare([old], SOURCE, tmp_path / "before")
+    manifest = (tmp_path / "before" / "manifest.json").read_bytes()
+    expected = {}
+    if replaces:
+        shutil.copytree(tmp_path / "before", tmp_path / "whole")
+    assert run(tmp_path / "whole") == 0
+    operations = int(counter.read_text())
+    expected = digests(tmp_path / "whole")
+    assert operations >= 25
+    untouched = 0
+    for kill_at in range(operations):
+        out = tmp_path / str(kill_at)
+        if replaces:
+            shutil.copytree(tmp_path / "before", out)
+        assert run(out, kill_at) == -signal.SIGKILL
+        if replaces and (out / "manifest.json").exists():
+            untouched += (out / "manifest.json").read_bytes() == manifest
+            load_prepared(out)  # the old output or the new one, and whole
+        assert run(out) == 0
+        assert digests(out) == expected
+        shutil.rmtree(out)
+    assert untouched >= operations // 2 or not replaces
+
+
+def test_two_runs_on_one_folder_share_the_work(tmp_path: Path) -> None:
+    data = write(tmp_path / "data.jsonl", [good(n) if n % 9 else "{" for n in range(200)])
+    program = (
+        "import sys; from pathlib import Path; from lossmask import preparing as p\n"
+        "p.ROWS_PER_SHARD = 10\n"
+        "written = []; write = p.OutputFolder.write_chunk\n"
+        "def note(self, number, shard, record):\n"
+        "    written.append(number); write(self, number, shard, record)\n"
+        "p.OutputFolder.write_chunk = note\n"
+        "p.prepare([Path(sys.argv[1])], p.EncoderSource(sys.argv[2]), Path(sys.argv[3]))\n"
+        "print(*written)\n"
+    )
+
+    def start(out: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", program, str(data), str(DEMO_MODEL), str(out)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    runs = [start(tmp_path / name) for name in ("out", "out", "alone")]
+    written = [run.communicate()[0].split() for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0]
+    assert digests(tmp_path / "out") == digests(tmp_path / "alone")
+    assert sorted(map(int, written[0] + written[1])) == list(range(20))  # each chunk once
+
+
+def test_more_rejected_rows_than_allowed_fail_the_run_and_lose_nothing(tmp_path: Path) -> None:
+    data = write(tmp_path / "data.jsonl", [good(0), "{", good(2), good(3)])
+    out = tmp_path / "out"
+    with pytest.raises(PreparedDataError, match=r"1 of 4 rows \(25.00%\) are rejected, more than"):
+        prepare([data], SOURCE, out, max_rejected=MaxRejected.parse("1%"))
+    assert not (out / "manifest.json").exists()
+    [rejected] = (out / "unfinished" / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(rejected)["row"] == 1
+    counts = prepare([data], SOURCE, out, max_rejected=MaxRejected.parse("1")).counts
+    assert (counts.rows_kept, counts.rows_rejected) == (3, 1)
+    prepare([data], SOURCE, tmp_path / "other")
+    assert digests(out) == digests(tmp_path / "other")
+
+
+def test_without_an_output_the_same_is_prepared_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOSSMASK_CACHE", str(tmp_path / "cache"))
+    data = write(tmp_path / "data.jsonl", [good(0)])
+    first = prepare([data], SOURCE)
+    assert first.folder.parent == tmp_path / "cache" / "prepared"
+    with monkeypatch.context() as patched:
+        patched.setattr(preparing, "_encode_all", None)  # nothing is encoded
+        assert prepare([data], SOURCE).folder == first.folder
+    template = tmp_path / "template.jinja"
+    template.write_text(SOURCE.load().chat_template())
+    same = prepare([data], replace(SOURCE, chat_template=str(template)))
+    template.write_text(SOURCE.load().chat_template() + "{# edited #}")
+    edited = prepare([data], replace(SOURCE, chat_template=str(template)))
+    assert len({first.folder, same.folder, edited.folder}) == 3
+
+
+def test_a_backend_that_is_not_exact_after_all_gives_way_to_the_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Differing(Inline):
+        def __init__(self, load: Any, limits: Limits) -> None:
+            super().__init__(load, limits)
+            self.is_fast = self._encoder._fast
+
+        def encode(self, chunks: Iterable[Any], count: int, progress: Any) -> Iterator[Any]:
+            for number, chunk in enumerate(super().encode(chunks, count, progress)):
+                if number and self.is_fast:
+                    raise BackendDiffers("fastokens gives other ids")
+                yield chunk
+
+    monkeypatch.setattr(preparing, "Workers", Differing)
+    monkeypatch.setattr(preparing, "ROWS_PER_SHARD", 2)
+    data = write(tmp_path / "data.jsonl", [good(n) for n in range(6)])
+    told: list[str] = []
+    prepare([data], SOURCE, tmp_path / "out", notice=told.append)
+    assert told == ["fastokens gives other ids: starting again with the tokenizer itself"]
+    prepare([data], replace(SOURCE, fast=False), tmp_path / "slow")
+    assert digests(tmp_path / "out") == digests(tmp_path / "slow")

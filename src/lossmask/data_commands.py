@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import TransferSpeedColumn
 
 from lossmask.audit_display import show_audit
@@ -40,6 +41,7 @@ from lossmask.data_files import check_files, read_row, total_bytes
 from lossmask.encoder import load_tokenizer
 from lossmask.formats import to_normal
 from lossmask.instruction_styles import cost_of, is_style
+from lossmask.max_rejected import MaxRejected
 from lossmask.preparing import prepare
 from lossmask.terminal import (
     has_colour,
@@ -56,8 +58,15 @@ def prepare_command(
     data: Data,
     tokenizer: TokenizerOption,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)
-    ],
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder to write. Default: a folder of the cache, so that the same is prepared "
+            "once.",
+            show_default=False,
+        ),
+    ] = None,
     chat_template: TemplateOption = None,
     stop: StopOption = None,
     template_var: VariableOption = None,
@@ -83,8 +92,19 @@ def prepare_command(
     workers: Annotated[
         int, typer.Option(min=0, help="Processes; 0 = one per core. The result is the same.")
     ] = 0,
+    max_rejected: Annotated[
+        str | None,
+        typer.Option(
+            "--max-rejected",
+            help="Fail if more rows than this are rejected: a number, or a share such as 1%.",
+        ),
+    ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a folder prepared from something else.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace a folder prepared from something else, once the new one is whole.",
+        ),
     ] = False,
     max_seconds: MaxSecondsOption = 60,
     max_memory: MaxMemoryOption = 4,
@@ -115,21 +135,25 @@ def prepare_command(
     )
     if special_tokens and is_style(str(chat_template)):
         Console().print(show_cost(cost_of(load_tokenizer(tokenizer), str(chat_template))))
+    most = None if max_rejected is None else MaxRejected.parse(max_rejected)
     check_files(data)
     total = total_bytes(data)
     with progress_bar(TransferSpeedColumn()) as progress:
         task = progress.add_task("prepare", total=total)
-        counts = prepare(
+        prepared = prepare(
             data,
             source,
             output,
             workers=_workers(workers, total),
             limits=Limits(max_seconds, max_memory),
+            max_rejected=most,
             overwrite=overwrite,
             progress=lambda done: progress.advance(task, done),
+            notice=lambda text: progress.console.print(f"[yellow]{escape(text)}"),
         )
         progress.update(task, total=total or 1, completed=total or 1)
-    Console().print(summary(counts, str(output)))
+    counts = prepared.counts
+    Console().print(summary(counts, str(prepared.folder)))
     if not counts.rows_kept:
         raise typer.Exit(1)
 

@@ -59,6 +59,11 @@ class Counts:
         }
 
     @classmethod
+    def of_manifest(cls, manifest: Mapping[str, Any]) -> Counts:
+        """Read counts back from a manifest, which holds other things besides."""
+        return cls.from_mapping({name: manifest[name] for name in cls.__dataclass_fields__})
+
+    @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> Counts:
         """Read counts back from a chunk's record."""
         plain = {k: v for k, v in values.items() if k not in ("lost", "rejections", "findings")}

@@ -9,43 +9,46 @@
     OUT/rejected.jsonl       every row that was not kept: place, reason, the row itself
     OUT/manifest.json        written last: counts, tokenizer, template, policy, fit, fingerprint
 
-Rows are cut into chunks of fixed size, so the result does not depend on the number of processes. A
-chunk is finished when its record lies in ``OUT/unfinished``; started again after a kill, the same
-command goes on with the chunks that have none. Rows are encoded in ``workers``, files are written
-here alone.
+Rows are cut into chunks of fixed size, so the result does not depend on the number of processes,
+nor on the number of runs that write one folder together (``output_folder``). Started again after a
+kill, the same command goes on with the chunks that are not done. Rows are encoded in ``workers``,
+files are written here alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from fnmatch import fnmatch
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from importlib import resources
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lossmask.confinement import Limits
 from lossmask.data_files import check_files, fingerprint_of, in_chunks, read_rows, total_bytes
 from lossmask.encoded_rows import Counts, EncodedRows, json_line
 from lossmask.encoder import Encoder
-from lossmask.errors import InputError, PreparedDataError
+from lossmask.errors import InputError
+from lossmask.fast_backend import BackendDiffers
 from lossmask.fit import Fit
 from lossmask.layout import Layout
+from lossmask.max_rejected import MaxRejected
+from lossmask.output_folder import REJECTED, TOKENIZER, UNFINISHED, OutputFolder, shard_name
 from lossmask.policy import Policy
+from lossmask.remembered import folder
 from lossmask.setting import Proving
 from lossmask.worker import Chunk, Progress
 from lossmask.workers import Workers
 
-__all__ = ["Counts", "EncoderSource", "prepare"]
+__all__ = ["Counts", "EncoderSource", "Prepared", "prepare"]
 
 FORMAT = 1
 ROWS_PER_SHARD = 1000
-_UNFINISHED = "unfinished"
-_TOKENIZER = "tokenizer"
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class EncoderSource:
     special_tokens: bool = False
     proof: Proving = "template"
     fit: Fit = field(default_factory=Fit)
+    fast: bool = True
 
     def load(self) -> Encoder:
         """Load tokenizer and template."""
@@ -74,60 +78,107 @@ class EncoderSource:
             special_tokens=self.special_tokens,
             proof=self.proof,
             fit=self.fit,
+            fast=self.fast,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A prepared folder, and what became of the rows."""
+
+    folder: Path
+    counts: Counts
 
 
 def prepare(
     paths: Sequence[Path],
     source: EncoderSource,
-    output: Path,
+    output: Path | None = None,
     *,
     workers: int = 1,
     limits: Limits | None = None,
+    max_rejected: MaxRejected | None = None,
     overwrite: bool = False,
     progress: Progress = lambda done: None,
-) -> Counts:
+    notice: Callable[[str], None] = lambda text: None,
+) -> Prepared:
     """Encode data files into a prepared folder.
 
-    Starts processes, so a script calls it under ``if __name__ == "__main__":``.
+    Starts processes, so a script calls it under ``if __name__ == "__main__":``. The same call on
+    several machines that share the folder divides the work between them.
 
     Args:
         paths: Data files, in any format that ``data_files`` and ``formats`` read.
         source: Tokenizer, template and policy.
-        output: Folder to write; created. A run that was killed is continued.
+        output: Folder to write; created. A run that was killed is continued. None: a folder of the
+            cache, named by all that decides over the result, so that it is prepared once.
         workers: Processes; the result is the same for any number.
         limits: What one row may cost; a row that needs more is rejected.
-        overwrite: Replace a folder prepared from something else.
+        max_rejected: More rejected rows than these are an error, at the end; nothing is finished
+            then, and the same call with another limit has nothing to encode.
+        overwrite: Replace a folder prepared from something else, once the new one is whole.
         progress: Told the bytes of input done.
+        notice: Told what a person should know while it runs.
 
     Returns:
-        Counts with ``rows_in == rows_kept + rows_rejected``.
+        The folder, and counts with ``rows_in == rows_kept + rows_rejected``.
 
     Raises:
         InputError: A file is missing or no data, or there is no row.
-        PreparedDataError: The folder holds something else.
+        PreparedDataError: The folder holds something else, is being written otherwise, or cannot
+            be written; or more rows are rejected than may be.
         TemplateError: The first rows all reach the limits; nothing is written.
     """
     limits = limits or Limits()
     check_files(paths)
+    try:
+        return _prepare(
+            paths, source, output, workers, limits, max_rejected, overwrite, progress, notice
+        )
+    except BackendDiffers as error:
+        notice(f"{error.detail}: starting again with the tokenizer itself")
+        source = replace(source, fast=False)
+    return _prepare(
+        paths, source, output, workers, limits, max_rejected, overwrite, progress, notice
+    )
+
+
+def _prepare(
+    paths: Sequence[Path],
+    source: EncoderSource,
+    output: Path | None,
+    workers: int,
+    limits: Limits,
+    max_rejected: MaxRejected | None,
+    overwrite: bool,
+    progress: Progress,
+    notice: Callable[[str], None],
+) -> Prepared:
+    workers = max(workers, 1)
     with Workers(source.load, limits) as pool:
+        pool.start(workers)
         encoder = source.load()
         fingerprint = _fingerprint(paths, encoder, limits)
-        state = _state(output, fingerprint, overwrite)
-        if isinstance(state, Counts):
+        out = OutputFolder(output or folder("prepared") / fingerprint[:32], fingerprint)
+        if (manifest := out.finished()) is not None:
             progress(total_bytes(paths) or 0)
-            return state
-        if state == "new":
+            return Prepared(out.path, Counts.of_manifest(manifest))
+        if not out.is_begun():
+            out.check(overwrite=overwrite)
             _check_rows(paths)
             pool.try_template(islice(read_rows(paths), ROWS_PER_SHARD))
-            _claim(output, fingerprint)
-        counts = Counts()
-        chunks = _chunks_left(paths, output, counts, progress)
-        for chunk in pool.encode(chunks, max(workers, 1), progress):
-            _write_chunk(output, chunk)
-            counts.add(chunk.results.counts)
-    _finish(output, paths, encoder, source, limits, counts, fingerprint)
-    return counts
+            out.begin()
+        try:
+            with out.kept_alive():
+                manifest = _encode_all(paths, out, pool, workers, progress, notice)
+                if manifest is None:
+                    counts, shards = _gather(out, max_rejected)
+                    manifest = _manifest(out, paths, encoder, source, limits, counts, shards)
+                    out.finish(manifest)
+        except BackendDiffers:
+            out.discard()
+            raise
+        return Prepared(out.path, Counts.of_manifest(manifest))
 
 
 def _check_rows(paths: Sequence[Path]) -> None:
@@ -135,157 +186,120 @@ def _check_rows(paths: Sequence[Path]) -> None:
         raise InputError(f"no rows in {', '.join(map(str, paths))}", reason="no_rows")
 
 
-def _chunks_left(
-    paths: Sequence[Path], output: Path, counts: Counts, progress: Progress
-) -> Iterator[Chunk[EncodedRows]]:
-    """Yield the chunks to encode; those of an earlier start are added to ``counts``."""
-    for number, rows in enumerate(in_chunks(read_rows(paths), ROWS_PER_SHARD)):
-        if finished := _counts_of(output, number):
-            counts.add(finished)
-            progress(sum(raw.size for raw in rows))
-        else:
-            yield Chunk(number, rows, EncodedRows())
+def _encode_all(
+    paths: Sequence[Path],
+    out: OutputFolder,
+    pool: Workers,
+    workers: int,
+    progress: Progress,
+    notice: Callable[[str], None],
+) -> dict[str, Any] | None:
+    """Encode until every chunk is done, by this run or another one.
+
+    Returns:
+        None if this run is to finish the output, the manifest if another one has.
+    """
+    left = _ChunksLeft(paths, out, progress)
+    while True:
+        for chunk in pool.encode(iter(left), workers, progress):
+            results = chunk.results
+            record = {"counts": results.counts.to_mapping(), "rejected": results.rejected}
+            out.write_chunk(chunk.number, results.shard, record)
+        if (manifest := out.finished()) is not None:
+            return manifest
+        if out.all_done(left.count) and out.claim_end():
+            return None
+        notice("the rest is being worked on by another run: waiting for it")
+        while out.finished() is None and not out.has_free(left.count):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
-def _write_chunk(output: Path, chunk: Chunk[EncodedRows]) -> None:
-    """Write a chunk's shard and, last, its record."""
-    results = chunk.results
-    if results.shard is not None:
-        _write(output / _shard_name(chunk.number), results.shard)
-    record = {"counts": results.counts.to_mapping(), "rejected": results.rejected}
-    _write(output / _UNFINISHED / f"{chunk.number:05d}.json", json.dumps(record).encode())
+class _ChunksLeft:
+    """The chunks that nobody has done or works on; each pass over them reads the data anew."""
+
+    def __init__(self, paths: Sequence[Path], out: OutputFolder, progress: Progress) -> None:
+        self._paths = paths
+        self._out = out
+        self._progress = progress
+        self._told: set[int] = set()
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Chunk[EncodedRows]]:
+        for number, rows in enumerate(in_chunks(read_rows(self._paths), ROWS_PER_SHARD)):
+            self.count = max(self.count, number + 1)
+            is_done = self._out.record(number) is not None
+            if number not in self._told and is_done:
+                self._progress(sum(raw.size for raw in rows))
+                self._told.add(number)
+            elif not is_done and self._out.claim(number):
+                self._told.add(number)
+                yield Chunk(number, rows, EncodedRows())
 
 
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
-
-
-def _shard_name(number: int) -> str:
-    return f"part-{number:05d}.parquet"
-
-
-def _counts_of(output: Path, number: int) -> Counts | None:
-    record = output / _UNFINISHED / f"{number:05d}.json"
-    if not record.exists():
-        return None
-    return Counts.from_mapping(json.loads(record.read_text(encoding="utf-8"))["counts"])
-
-
-def _state(
-    output: Path, fingerprint: str, overwrite: bool
-) -> Counts | Literal["new", "unfinished"]:
-    """Return the counts of the finished run that ``output`` holds, or whether one was begun.
+def _gather(
+    out: OutputFolder, max_rejected: MaxRejected | None
+) -> tuple[Counts, list[dict[str, Any]]]:
+    """Add the records of all chunks up, write the rejected rows, and list the shards.
 
     Raises:
-        PreparedDataError: It holds something else, and ``overwrite`` is not set or may not be.
+        PreparedDataError: More rows are rejected than may be.
     """
-    manifest, started = output / "manifest.json", output / _UNFINISHED / "fingerprint"
-    if manifest.exists():
-        found = json.loads(manifest.read_text(encoding="utf-8"))
-        if found.get("fingerprint") == fingerprint and not (output / _UNFINISHED).exists():
-            return Counts.from_mapping({name: found[name] for name in Counts.__dataclass_fields__})
-    if started.exists() and started.read_text() == fingerprint:
-        return "unfinished"
-    if output.exists() and not output.is_dir():
-        raise PreparedDataError(
-            f"{output} is a file: choose another folder", reason="output_exists"
-        )
-    if output.exists() and any(output.iterdir()):
-        if not overwrite:
-            raise PreparedDataError(
-                f"{output} is not empty and was not prepared from this data, tokenizer, template, "
-                "policy, fit and limits: choose another folder, or replace it with --overwrite",
-                reason="output_exists",
-            )
-        if others := sorted(path.name for path in output.iterdir() if not _is_ours(path.name)):
-            raise PreparedDataError(
-                f"{output} holds files that lossmask did not write ({', '.join(others[:3])}): "
-                "choose another folder",
-                reason="output_exists",
-            )
-    return "new"
+    counts, shards = Counts(), list[dict[str, Any]]()
+
+    def lines() -> Iterator[bytes]:
+        for number, record in out.records():
+            chunk = Counts.from_mapping(record["counts"])
+            counts.add(chunk)
+            if chunk.examples:
+                shards.append({"file": shard_name(number), "examples": chunk.examples})
+            yield from (json_line(rejected).encode() for rejected in record["rejected"])
+
+    out.write_tail(REJECTED, lines())
+    if max_rejected is not None:
+        max_rejected.check(counts.rows_rejected, counts.rows_in, out.path / UNFINISHED / REJECTED)
+    return counts, shards
 
 
-def _is_ours(name: str) -> bool:
-    return name in _OURS or fnmatch(name, "part-*.parquet") or fnmatch(name, "part-*.tmp")
-
-
-_OURS = (
-    "manifest.json",
-    "manifest.tmp",
-    "rejected.jsonl",
-    "rejected.tmp",
-    _UNFINISHED,
-    _TOKENIZER,
-)
-
-
-def _claim(output: Path, fingerprint: str) -> None:
-    """Remove what an earlier run wrote, and make ``output`` ours."""
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "manifest.json").unlink(missing_ok=True)  # first: what is left is unfinished
-    for path in output.iterdir():
-        if _is_ours(path.name) and path.is_file():
-            path.unlink()
-    for folder in (_UNFINISHED, _TOKENIZER):
-        shutil.rmtree(output / folder, ignore_errors=True)
-    (output / _UNFINISHED).mkdir()
-    _write(output / _UNFINISHED / "fingerprint", fingerprint.encode())
-
-
-def _finish(
-    output: Path,
+def _manifest(
+    out: OutputFolder,
     paths: Sequence[Path],
     encoder: Encoder,
     source: EncoderSource,
     limits: Limits,
     counts: Counts,
-    fingerprint: str,
-) -> None:
-    """Write ``rejected.jsonl`` and the manifest, then remove the chunk records."""
-    records = sorted((output / _UNFINISHED).glob("*.json"))
-    shards = []
-    with (output / "rejected.tmp").open("w", encoding="utf-8") as stream:
-        for path in records:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            for rejected in record["rejected"]:
-                stream.write(json_line(rejected))
-            if examples := record["counts"]["examples"]:
-                shards.append({"file": _shard_name(int(path.stem)), "examples": examples})
-    (output / "rejected.tmp").replace(output / "rejected.jsonl")
-    manifest = {
+    shards: list[dict[str, Any]],
+) -> dict[str, Any]:
+    template = encoder.chat_template()
+    return {
         "format": FORMAT,
         "complete": True,
-        "fingerprint": fingerprint,
+        "fingerprint": out.fingerprint,
         **counts.to_mapping(),
         "shards": shards,
         "data": [str(path) for path in paths],
-        "tokenizer": _describe_tokenizer(encoder, source, output),
-        "chat_template": encoder.chat_template(),
-        "chat_template_sha256": _sha256(encoder.chat_template().encode()),
+        "tokenizer": _describe_tokenizer(encoder, source, out),
+        "chat_template": template,
+        "chat_template_sha256": _sha256(template.encode()),
         "policy": encoder.policy.to_mapping(),
-        "fit": encoder.fit.to_mapping(),
         "layout": encoder.layout.to_mapping(),
+        "fit": encoder.fit.to_mapping(),
         "limits": asdict(limits),
         "versions": {name: version(name) for name in ("lossmask", "transformers", "tokenizers")},
     }
-    text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
-    _write(output / "manifest.json", (text + "\n").encode())
-    shutil.rmtree(output / _UNFINISHED)
 
 
-def _describe_tokenizer(encoder: Encoder, source: EncoderSource, output: Path) -> dict[str, Any]:
+def _describe_tokenizer(
+    encoder: Encoder, source: EncoderSource, out: OutputFolder
+) -> dict[str, Any]:
     local = Path(source.tokenizer).expanduser()
     added: dict[str, Any] = {}
     if encoder.added_pieces:
-        local = output / _TOKENIZER
-        encoder.tokenizer.save_pretrained(str(local))
+        local = out.path / TOKENIZER
+        encoder.tokenizer.save_pretrained(str(out.tokenizer_folder))
         ids = encoder.tokenizer.convert_tokens_to_ids
         added["added"] = {str(ids(text)): each for text, each in encoder.added_pieces.items()}
     return added | {
-        "path": str(local.resolve()) if local.exists() else source.tokenizer,
+        "path": str(local.resolve()) if added or local.exists() else source.tokenizer,
         "vocab_size": len(encoder.tokenizer),
         "eos_token_id": encoder.tokenizer.eos_token_id,
         "pad_token_id": encoder.tokenizer.pad_token_id,
@@ -295,11 +309,21 @@ def _describe_tokenizer(encoder: Encoder, source: EncoderSource, output: Path) -
 
 
 def _fingerprint(paths: Sequence[Path], encoder: Encoder, limits: Limits) -> str:
-    parts = [encoder.fingerprint(), version("lossmask"), str(FORMAT), str(ROWS_PER_SHARD)]
-    parts.append(str(limits))
-    for path in paths:
-        parts.append(fingerprint_of(path))
-    return _sha256("\n".join(parts).encode())
+    """Return a hash of all that decides over the result, the code included."""
+    parts = [encoder.fingerprint(), _code(), str(FORMAT), str(ROWS_PER_SHARD), str(limits)]
+    return _sha256("\n".join([*parts, *map(fingerprint_of, paths)]).encode())
+
+
+@cache
+def _code() -> str:
+    """Return a hash of what the result is made by: this package, and what renders and tokenizes."""
+    code = hashlib.sha256()
+    files = resources.files("lossmask")
+    for path in sorted(files.iterdir(), key=lambda path: path.name):
+        if path.name.endswith(".py"):
+            code.update(path.read_bytes())
+    names = ("lossmask", "transformers", "tokenizers", "jinja2")
+    return "\n".join([code.hexdigest(), *(f"{name} {version(name)}" for name in names)])
 
 
 def _sha256(data: bytes) -> str:

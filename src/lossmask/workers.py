@@ -82,6 +82,11 @@ class Workers:
             worker.kill()
         self._workers.clear()
 
+    def start(self, count: int) -> None:
+        """Let processes load the encoder while this one does something else."""
+        while len(self._workers) < count:
+            self._workers.append(Worker(self._load, self._limits, self._method))
+
     def encode(
         self,
         chunks: Iterable[Chunk[R]],
