@@ -116,13 +116,13 @@ class EncodedRows:
 
     def add_flat(self, raw: RawRow, tokens: FlatTokens, number: int) -> None:
         """Take the next row, which became one example of a batch and has no findings."""
-        first, end = tokens.starts[number], tokens.starts[number + 1]
+        first, end = tokens.starts[number : number + 2].tolist()
         counts = self.counts
         counts.rows_in += 1
         counts.rows_kept += 1
         counts.examples += 1
-        counts.tokens += int(end - first)
-        counts.supervised_tokens += int(tokens.loss_weights[first:end].sum())
+        counts.tokens += end - first
+        counts.supervised_tokens += tokens.in_loss[number]
         self.columns["row"].append(raw.row)
         for name in _TOKEN_COLUMNS:
             self.columns[name].append(getattr(tokens, name)[first:end])

@@ -18,7 +18,6 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-from zlib import adler32
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lossmask.errors import TokenizerError
 from lossmask.remembered import recall, remember
+from lossmask.sampling import is_sampled
 
 Ids = npt.NDArray[np.int32]
 Bounds = npt.NDArray[np.int64]
@@ -65,7 +65,7 @@ class FastBackend:
         """
         ids, bounds = self._encode(texts)
         for number, text in enumerate(texts):
-            if adler32(text.encode()) % _ONE_IN == 0:
+            if is_sampled(text, _ONE_IN):
                 own = ids[bounds[number] : bounds[number + 1]]
                 self.check(text, own)
         return ids, bounds

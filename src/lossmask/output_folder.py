@@ -96,7 +96,8 @@ class OutputFolder:
         if not overwrite:
             raise _exists(
                 f"{self.path} is not empty and was not prepared from this data, tokenizer, "
-                "template, policy, fit and limits: choose another folder, or replace it with --overwrite"
+                "template, policy, fit and limits: choose another folder, or replace it with "
+                "--overwrite"
             )
         if others := sorted(each.name for each in self.path.iterdir() if not _is_ours(each.name)):
             raise _exists(

@@ -140,10 +140,11 @@ class PlainConversations:
     ) -> PlainLayout | None:
         template = self._setting.template
         assert isinstance(template, ChatTemplate)
-        traced = [
-            TracedMessage({**message, "content": leaf_text(message["content"], index)}, index)
-            for index, message in enumerate(messages)
-        ]
+        traced = []
+        for index, message in enumerate(messages):
+            copy = TracedMessage.of(message, index)
+            copy["content"] = leaf_text(message["content"], index)
+            traced.append(copy)
         rendering = template.trace_plain(traced, self._variables)
         if rendering is None:
             return None
@@ -247,21 +248,17 @@ def _telling_parts(texts: Sequence[str]) -> list[str]:
 
 
 def _written(
-    runs: Sequence[tuple[int, int]], contents: Sequence[str]
+    runs: Sequence[tuple[int, int, int]], contents: Sequence[str]
 ) -> list[tuple[int, int, int]] | None:
     """Return where each content stands, None unless each stands there once, whole and in order."""
     written = []
-    at, next_message = 0, 0
-    for length, origin in runs:
-        if origin >= 0:
-            index = origin >> 32
-            if index < next_message or origin & COARSE or length != len(contents[index]):
-                return None
-            written.append((index, at, at + length))
-            next_message = index + 1
-        elif origin != -1:
+    next_message = 0
+    for at, length, origin in runs:
+        index = origin >> 32  # negative for what is no content
+        if index < next_message or origin & COARSE or length != len(contents[index]):
             return None
-        at += length
+        written.append((index, at, at + length))
+        next_message = index + 1
     if len(written) != sum(map(bool, contents)):
         return None
     return written

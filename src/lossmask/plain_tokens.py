@@ -46,6 +46,7 @@ class FlatTokens:
         labels: int32 (tokens,), -100 = out of the loss.
         loss_weights: float32 (tokens,), 1 or 0.
         message_index: int32 (tokens,), -1 = template scaffolding.
+        in_loss: Of each example, how many of its tokens are.
         bounds: int64 (tokens + 1,), byte at which each token begins in the texts end to end.
         is_exact: bool (examples,); an example that is not has to go the whole way.
     """
@@ -55,6 +56,7 @@ class FlatTokens:
     labels: Ids
     loss_weights: npt.NDArray[np.float32]
     message_index: npt.NDArray[np.int32]
+    in_loss: list[int]
     bounds: Positions
     is_exact: npt.NDArray[np.bool_]
 
@@ -107,7 +109,9 @@ class PlainTokens:
         is_exact &= [self._fit.admits(length) for length in np.diff(starts).tolist()]
         labels = np.where(in_loss, ids, np.int32(IGNORE_INDEX))
         weights = in_loss.astype(np.float32)
-        return FlatTokens(starts, ids, labels, weights, message_index, bounds, is_exact)
+        count = np.append(0, np.cumsum(in_loss))[starts]
+        each = np.diff(count).tolist()
+        return FlatTokens(starts, ids, labels, weights, message_index, each, bounds, is_exact)
 
     def _messages(
         self, ids: Ids, bounds: Positions, to_bytes: _CharacterBytes

@@ -8,10 +8,9 @@ is an error.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from zlib import adler32
 
 import numpy as np
 import numpy.typing as npt
@@ -20,20 +19,20 @@ from transformers import PreTrainedTokenizerBase
 
 from lossmask.errors import TemplateError, TokenizerError
 from lossmask.look_ahead import WatchedMessages
+from lossmask.sampling import is_sampled
 from lossmask.template_environment import TracedMessage, TracingEnvironment
 from lossmask.traced_text import (
     COARSE,
+    LITERAL,
     MIXED,
     OF_TOOLS,
     Mark,
     Origins,
-    Run,
     TracedText,
     leaf_of,
     leaf_text,
     marks_of,
     origins_of,
-    runs_of_text,
 )
 
 Message = dict[str, Any]
@@ -231,7 +230,11 @@ class ChatTemplate:
         environment = self._compiled[self.source(tools)][0]
         if environment.is_unproven or self.is_due(text):
             self._compare(text, self.render_text(messages, **options))
-        ends = {} if add_generation_prompt else _proven_ends(environment, text, len(messages))
+        ends = (
+            {}
+            if add_generation_prompt
+            else _proven_ends(environment, marks_of(text), len(text), len(messages))
+        )
         plain = str.__str__(text)
         return _checked(Rendering(plain, origins_of(text), leaves, marks_of(text), ends))
 
@@ -278,7 +281,7 @@ class ChatTemplate:
 
     def trace_plain(
         self, traced: Sequence[Message], variables: Mapping[str, Any]
-    ) -> tuple[str, Sequence[Run], Mapping[int, int]] | None:
+    ) -> tuple[str, Sequence[tuple[int, int, int]], Mapping[int, int]] | None:
         """Render messages of strings alone, without generation prompt.
 
         Args:
@@ -286,32 +289,47 @@ class ChatTemplate:
             variables: All other variables of the template.
 
         Returns:
-            The text, its runs, and where its beginnings end that render alike, all of it included;
-            None if the template raises, or computes anything by another code than transformers'.
+            The text; first character, length and origin of each of its runs that is not literal;
+            where its beginnings end that render alike, all of it included. None if the template
+            raises, or computes anything by another code than transformers'.
         """
         environment, compiled = self._compile(self.source(None))
         environment.begin(len(traced))
+        messages = WatchedMessages(traced, environment.watch)
+        seen = {**compiled.globals, **variables, "messages": messages}
+        pieces: list[str] = []
+        runs: list[tuple[int, int, int]] = []
+        marks: list[tuple[int, Mark]] = []
+        at = 0
         try:
-            text = compiled.render(messages=WatchedMessages(traced, environment.watch), **variables)
+            for piece in compiled.root_render_func(compiled.new_context(seen, shared=True)):
+                pieces.append(piece)
+                if type(piece) is not str:
+                    for position, mark in piece._marks:
+                        marks.append((at + position, mark))
+                    for length, origin in piece._runs:
+                        if origin != LITERAL:
+                            runs.append((at, length, origin))
+                        at += length
+                else:
+                    at += len(piece)
         except MemoryError:
             raise
         except Exception:  # whatever it is, the whole way says it
             return None
-        if environment.is_unproven or not isinstance(text, TracedText):
+        if environment.is_unproven:
             return None
-        ends = _proven_ends(environment, text, len(traced))
-        return str.__str__(text), runs_of_text(text), ends | {len(traced): len(text)}
+        ends = _proven_ends(environment, marks, at, len(traced))
+        ends[len(traced)] = at
+        return "".join(pieces), runs, ends
 
     def is_due(self, text: str) -> bool:
         """Return whether a text is to be held against transformers' own, whatever is proven.
 
-        The first ones of a template are, and one in 64 later; which, the text itself tells.
+        The first ones of a template are, and some later.
         """
         self._rendered += 1
-        return (
-            self._rendered <= _COMPARED_AT_FIRST
-            or adler32(text.encode("utf-8", "replace")) % 64 == 0
-        )
+        return self._rendered <= _COMPARED_AT_FIRST or is_sampled(text, _ONE_IN)
 
     def _compare(self, text: str, expected: str) -> None:
         if text == expected:
@@ -496,24 +514,37 @@ def _of_tools(value: Any) -> Any:
     return [_of_tools(item) for item in value] if isinstance(value, list) else value
 
 
-def _proven_ends(environment: TracingEnvironment, text: str, count: int) -> dict[int, int]:
+def _proven_ends(
+    environment: TracingEnvironment, marks: Iterable[tuple[int, Mark]], length: int, count: int
+) -> dict[int, int]:
     """Return where each beginning of a conversation ends that is proven to render alike.
 
     Args:
         environment: As the rendering left it.
-        text: Rendered without generation prompt.
+        marks: Of the rendering, which is one without generation prompt.
+        length: Of the rendering.
         count: Number of messages.
     """
-    marks = [(at, mark) for at, mark in marks_of(text) if mark.kind in ("start", "end")]
-    if not marks or not environment.marking_loops <= environment.constant_tails:
+    if not environment.marking_loops <= environment.constant_tails:
         return {}
-    first = marks[0][1].message_index
-    kinds = [(mark.kind, mark.message_index) for _, mark in marks]
-    each_once = [(kind, index) for index in range(first, count) for kind in ("start", "end")]
-    if kinds != each_once or marks[-1][0] != len(text):  # a text behind the loop
-        return {}
-    ends = {first: marks[0][0]} | {mark.message_index + 1: at for at, mark in marks[1::2]}
-    return {k: end for k, end in ends.items() if k and environment.watch.holds(k)}
+    holds = environment.watch.holds
+    ends: dict[int, int] = {}
+    index, end, is_inside = -1, -1, False
+    for at, mark in marks:
+        if mark.kind == "start":
+            if is_inside or (index >= 0 and mark.message_index != index):
+                return {}
+            if index < 0 and mark.message_index and holds(mark.message_index):
+                ends[mark.message_index] = at
+            index, is_inside = mark.message_index, True
+        elif mark.kind == "end":
+            if not is_inside or mark.message_index != index:
+                return {}
+            index, end, is_inside = index + 1, at, False
+            if holds(index):
+                ends[index] = end
+    is_whole = index == count and not is_inside and end == length  # no text behind the loop
+    return ends if is_whole else {}
 
 
 def _checked(rendering: Rendering) -> Rendering:

@@ -62,9 +62,19 @@ from lossmask.traced_text import (
 class TracedMessage(dict[str, Any]):
     """A message dict that knows its index; the sandbox hides the attribute from templates."""
 
+    _lossmask_message_index: int
+
     def __init__(self, items: dict[str, Any], index: int) -> None:
         super().__init__(items)
         self._lossmask_message_index = index
+
+    @classmethod
+    def of(cls, items: dict[str, Any], index: int) -> TracedMessage:
+        """Return ``TracedMessage(items, index)``, three times as fast."""
+        message = dict.__new__(cls)
+        message.update(items)
+        message._lossmask_message_index = index
+        return message
 
 
 _PLAIN_STRINGS = frozenset({str, TracedText})
@@ -106,6 +116,24 @@ class _TracingCodeGenerator(CodeGenerator):
             super().visit_Add(node, frame)
         else:
             self._call_with_tuple("add_values", terms, frame)
+
+    def visit_Output(self, node: nodes.Output, frame: Frame) -> None:
+        if frame.buffer is not None or frame.require_output_check:
+            super().visit_Output(node, frame)
+            return
+        others: list[nodes.Expr] = []
+        for child in [*node.nodes, None]:
+            terms = [] if child is None else _terms(child)
+            if child is not None and len(terms) < _MANY_TERMS:
+                others.append(child)
+                continue
+            if others:
+                output = nodes.Output(others, lineno=node.lineno, environment=self.environment)
+                super().visit_Output(output, frame)
+                others = []
+            if child is not None:
+                self.writeline("yield from ", child)
+                self._call_with_tuple("added_pieces", terms, frame)
 
     def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:
         if not (isinstance(node.node, nodes.EnvironmentAttribute) and node.node.name in _MARKING):
@@ -255,6 +283,13 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
             if type(value) not in _PLAIN_STRINGS:
                 return functools.reduce(operator.add, values)
         return concat(values)
+
+    def added_pieces(self, values: tuple[Any, ...]) -> tuple[str, ...]:
+        """Return what is written for ``{{ a + b + c }}``: strings one by one, or their sum."""
+        for value in values:
+            if type(value) not in _PLAIN_STRINGS:
+                return (str(self._finalize(functools.reduce(operator.add, values))),)
+        return values
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         if type(obj) in _MAPPINGS and attribute not in _OF_MAPPINGS:

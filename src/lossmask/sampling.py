@@ -1,0 +1,19 @@
+"""Which texts of a run are looked at twice: the same ones, however the run is divided."""
+
+from __future__ import annotations
+
+_CHARACTERS = 8  # of a text that are looked at, besides its length
+
+
+def is_sampled(text: str, one_in: int) -> bool:
+    """Return whether a text is one of those that are chosen, about one in ``one_in``.
+
+    Example:
+        >>> sum(is_sampled(f"text number {n}", 100) for n in range(100_000)) in range(500, 2000)
+        True
+    """
+    step = max(1, len(text) // _CHARACTERS)
+    key = len(text)
+    for character in text[::step]:
+        key = key * 31 + ord(character)
+    return key % one_in == 0
