@@ -29,7 +29,7 @@ from lossmask.policy import Policy
 from lossmask.rendering import ChatTemplate
 from lossmask.setting import Setting
 from lossmask.stops import Stops
-from lossmask.template_environment import TracedMessage
+from lossmask.template_environment import traced_message
 from lossmask.traced_text import COARSE, leaf_text
 from lossmask.written import THINK_PAIRS
 
@@ -142,8 +142,8 @@ class PlainConversations:
         assert isinstance(template, ChatTemplate)
         traced = []
         for index, message in enumerate(messages):
-            copy = TracedMessage.of(message, index)
-            copy["content"] = leaf_text(message["content"], index)
+            copy = traced_message(message, index)
+            copy["content"] = leaf_text(contents[index], index)
             traced.append(copy)
         rendering = template.trace_plain(traced, self._variables)
         if rendering is None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -188,7 +189,8 @@ class _CharacterBytes:
     def places(self, name: str) -> tuple[Positions, Positions, Positions, Positions]:
         """Return message, first byte, end and text of the places under a name, int64 each."""
         each = [getattr(self._layouts[k], name) for k in self._chosen]
-        flat = np.array([place for places in each for place in places], np.int64).reshape(-1, 3)
+        numbers = chain.from_iterable(chain.from_iterable(each))
+        flat = np.fromiter(numbers, np.int64).reshape(-1, 3)
         owner = np.repeat(np.array(self._chosen, np.int64), [len(places) for places in each])
         borders = flat[:, 1:]
         for k, leads in self._leads.items():

@@ -146,6 +146,7 @@ class ChatTemplate:
         self.given = chat_template
         self.trace_tools = trace_tools
         self._compiled: dict[str, tuple[TracingEnvironment, Any]] = {}
+        self._plainly_compiled: dict[str, tuple[TracingEnvironment, Any]] = {}
         self._rendered = 0
         self._invitations: dict[tuple[str, str], str] = {}  # generation prompts that are constant
         if chat_template is None and not tokenizer.chat_template:
@@ -293,7 +294,7 @@ class ChatTemplate:
             where its beginnings end that render alike, all of it included. None if the template
             raises, or computes anything by another code than transformers'.
         """
-        environment, compiled = self._compile(self.source(None))
+        environment, compiled = self._compile(self.source(None), plainly=True)
         environment.begin(len(traced))
         messages = WatchedMessages(traced, environment.watch)
         seen = {**compiled.globals, **variables, "messages": messages}
@@ -385,11 +386,13 @@ class ChatTemplate:
         seen: dict[str, Any] = json.loads(printed)
         return seen
 
-    def _compile(self, source: str) -> tuple[TracingEnvironment, Any]:
-        if source not in self._compiled:
-            environment = TracingEnvironment()
-            self._compiled[source] = (environment, environment.from_string(source))
-        return self._compiled[source]
+    def _compile(self, source: str, *, plainly: bool = False) -> tuple[TracingEnvironment, Any]:
+        """Compile a template, ``plainly`` without marks that plain messages do not need."""
+        compiled = self._plainly_compiled if plainly else self._compiled
+        if source not in compiled:
+            environment = TracingEnvironment(marks_generation=not plainly)
+            compiled[source] = (environment, environment.from_string(source))
+        return compiled[source]
 
     def _message_at_failure(
         self,

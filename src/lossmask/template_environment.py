@@ -68,13 +68,13 @@ class TracedMessage(dict[str, Any]):
         super().__init__(items)
         self._lossmask_message_index = index
 
-    @classmethod
-    def of(cls, items: dict[str, Any], index: int) -> TracedMessage:
-        """Return ``TracedMessage(items, index)``, three times as fast."""
-        message = dict.__new__(cls)
-        message.update(items)
-        message._lossmask_message_index = index
-        return message
+
+def traced_message(items: dict[str, Any], index: int) -> TracedMessage:
+    """Return ``TracedMessage(items, index)``, three times as fast."""
+    message = dict.__new__(TracedMessage)
+    message.update(items)
+    message._lossmask_message_index = index
+    return message
 
 
 _PLAIN_STRINGS = frozenset({str, TracedText})
@@ -88,7 +88,8 @@ _OF_MAPPINGS = frozenset(dir(TracedMessage({}, 0)))  # names that are no key fir
 class _GenerationMarks(Extension):
     """Parse ``{% generation %}`` into its body between two marks, in a scope of its own.
 
-    transformers parses it into a ``CallBlock``; both keep variables set inside from leaking out.
+    An environment without ``marks_generation`` leaves the marks out. transformers parses it into a
+    ``CallBlock``; both keep variables set inside from leaking out.
     """
 
     tags = {"generation"}  # noqa: RUF012  (Jinja reads the class attribute)
@@ -96,6 +97,9 @@ class _GenerationMarks(Extension):
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        assert isinstance(self.environment, TracingEnvironment)
+        if not self.environment.marks_generation:
+            return nodes.Scope(body).set_lineno(line)
         marked = [
             _call("mark_generation", nodes.Const("generation_start")),
             *body,
@@ -123,20 +127,47 @@ class _TracingCodeGenerator(CodeGenerator):
             return
         others: list[nodes.Expr] = []
         for child in [*node.nodes, None]:
-            terms = [] if child is None else _terms(child)
-            if child is not None and len(terms) < _MANY_TERMS:
+            if child is not None and not _is_mark(child) and len(_terms(child)) < _MANY_TERMS:
                 others.append(child)
                 continue
             if others:
                 output = nodes.Output(others, lineno=node.lineno, environment=self.environment)
                 super().visit_Output(output, frame)
                 others = []
-            if child is not None:
+            if child is not None and _is_mark(child):
+                self.writeline("yield ", child)
+                self.visit(child, frame)
+            elif child is not None:
                 self.writeline("yield from ", child)
-                self._call_with_tuple("added_pieces", terms, frame)
+                self._call_with_tuple("added_pieces", _terms(child), frame)
+
+    def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:
+        if not self._visit_key(node.node, node.attr, "getattr", frame):
+            super().visit_Getattr(node, frame)
+
+    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
+        key = node.arg.value if isinstance(node.arg, nodes.Const) else None
+        is_name = isinstance(key, str) and self._visit_key(node.node, key, "getitem", frame)
+        if not is_name:
+            super().visit_Getitem(node, frame)
+
+    def _visit_key(self, owner: nodes.Expr, key: str, method: str, frame: Frame) -> bool:
+        """Write the look-up of a key in a variable so that one in a message takes no call."""
+        if not isinstance(owner, nodes.Name) or key in _OF_MAPPINGS:
+            return False
+        self.write("(")
+        self.visit(owner, frame)
+        self.write(f"[{key!r}] if ")
+        self.visit(owner, frame)
+        self.write(f".__class__ is environment.message_class and {key!r} in ")
+        self.visit(owner, frame)
+        self.write(f" else environment.{method}(")
+        self.visit(owner, frame)
+        self.write(f", {key!r}))")
+        return True
 
     def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:
-        if not (isinstance(node.node, nodes.EnvironmentAttribute) and node.node.name in _MARKING):
+        if not _is_mark(node):
             super().visit_Call(node, frame, forward_caller=forward_caller)
             return
         self.write(f"environment.{node.node.name}(")  # ours: the sandbox has nothing to check
@@ -151,6 +182,12 @@ class _TracingCodeGenerator(CodeGenerator):
             self.visit(part, frame)
             self.write(", ")
         self.write("))")
+
+
+def _is_mark(node: nodes.Node) -> bool:
+    """Return whether a node is one of the calls that mark loops and tags."""
+    called: Any = node.node if isinstance(node, nodes.Call) else None
+    return isinstance(called, nodes.EnvironmentAttribute) and called.name in _MARKING
 
 
 _MARKING = frozenset({"mark_start", "mark_end", "mark_generation"})
@@ -170,13 +207,18 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
     """The sandbox of transformers' chat templates, rendering to traced strings.
 
     Not thread-safe: it notes which message is being rendered, for error messages.
+
+    Args:
+        marks_generation: Whether ``{% generation %}`` tags become marks.
     """
 
     code_generator_class = _TracingCodeGenerator
     intercepted_binops = frozenset({"%"})
+    message_class = TracedMessage
     concat = staticmethod(concat)
 
-    def __init__(self) -> None:
+    def __init__(self, *, marks_generation: bool = True) -> None:
+        self.marks_generation = marks_generation
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,

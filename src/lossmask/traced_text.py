@@ -282,9 +282,15 @@ class TracedText(str):
         return coarse(str.expandtabs(self, tabsize), (self,))
 
 
+_NEW: Callable[[type[TracedText], str], TracedText] = str.__new__
+
+
 def leaf_text(text: str, leaf: int) -> TracedText:
     """Wrap one string of the input: character k gets the origin ``(leaf, k)``."""
-    return TracedText._with_runs(text, ((len(text), leaf << _LEAF_SHIFT),) if text else ())
+    traced = _NEW(TracedText, text)
+    traced._runs = ((len(text), leaf << _LEAF_SHIFT),) if text else ()
+    traced._marks = ()
+    return traced
 
 
 def origins_of(text: str) -> Origins:
