@@ -127,14 +127,14 @@ class _TracingCodeGenerator(CodeGenerator):
             return
         others: list[nodes.Expr] = []
         for child in [*node.nodes, None]:
-            if child is not None and not _is_mark(child) and len(_terms(child)) < _MANY_TERMS:
+            if child is not None and _marking(child) is None and len(_terms(child)) < _MANY_TERMS:
                 others.append(child)
                 continue
             if others:
                 output = nodes.Output(others, lineno=node.lineno, environment=self.environment)
                 super().visit_Output(output, frame)
                 others = []
-            if child is not None and _is_mark(child):
+            if child is not None and _marking(child):
                 self.writeline("yield ", child)
                 self.visit(child, frame)
             elif child is not None:
@@ -167,10 +167,11 @@ class _TracingCodeGenerator(CodeGenerator):
         return True
 
     def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:
-        if not _is_mark(node):
+        marking = _marking(node)
+        if marking is None:
             super().visit_Call(node, frame, forward_caller=forward_caller)
             return
-        self.write(f"environment.{node.node.name}(")  # ours: the sandbox has nothing to check
+        self.write(f"environment.{marking}(")  # ours: the sandbox has nothing to check
         for argument in node.args:
             self.visit(argument, frame)
             self.write(", ")
@@ -184,10 +185,11 @@ class _TracingCodeGenerator(CodeGenerator):
         self.write("))")
 
 
-def _is_mark(node: nodes.Node) -> bool:
-    """Return whether a node is one of the calls that mark loops and tags."""
+def _marking(node: nodes.Node) -> str | None:
+    """Return the name of the method that a node calls to mark a loop or tag, if it is one."""
     called: Any = node.node if isinstance(node, nodes.Call) else None
-    return isinstance(called, nodes.EnvironmentAttribute) and called.name in _MARKING
+    is_ours = isinstance(called, nodes.EnvironmentAttribute) and called.name in _MARKING
+    return str(called.name) if is_ours else None
 
 
 _MARKING = frozenset({"mark_start", "mark_end", "mark_generation"})
