@@ -310,12 +310,12 @@ def _describe_tokenizer(
 
 def _fingerprint(paths: Sequence[Path], encoder: Encoder, limits: Limits) -> str:
     """Return a hash of all that decides over the result, the code included."""
-    parts = [encoder.fingerprint(), _code(), str(FORMAT), str(ROWS_PER_SHARD), str(limits)]
+    parts = [encoder.fingerprint(), code_fingerprint(), str(FORMAT), str(ROWS_PER_SHARD), str(limits)]
     return _sha256("\n".join([*parts, *map(fingerprint_of, paths)]).encode())
 
 
 @cache
-def _code() -> str:
+def code_fingerprint() -> str:
     """Return a hash of what the result is made by: this package, and what renders and tokenizes."""
     code = hashlib.sha256()
     files = resources.files("lossmask")
