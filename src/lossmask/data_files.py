@@ -255,9 +255,7 @@ def _reader_of_file(path: Path, stream: BinaryIO) -> _Reader:
         if beginning.startswith(magic):
             raise InputError(f"{path} {problem}", reason="unknown_format")
     if beginning.startswith(b"PAR1"):
-        return _Reader(
-            check_parquet, read_parquet, starts=parquet_starts, read_from=read_parquet
-        )
+        return _Reader(check_parquet, read_parquet, starts=parquet_starts, read_from=read_parquet)
     if beginning.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
         return _Reader(check_arrow, read_arrow)
     if suffix in _COLUMNS:

@@ -148,13 +148,31 @@ def prepare(
     with _ray(engine, ray_address, workers) as workers:
         try:
             return _prepare(
-                paths, source, output, workers, limits, max_rejected, overwrite, engine, progress, notice
+                paths,
+                source,
+                output,
+                workers,
+                limits,
+                max_rejected,
+                overwrite,
+                engine,
+                progress,
+                notice,
             )
         except BackendDiffers as error:
             notice(f"{error.detail}: starting again with the tokenizer itself")
             source = replace(source, fast=False)
         return _prepare(
-            paths, source, output, workers, limits, max_rejected, overwrite, engine, progress, notice
+            paths,
+            source,
+            output,
+            workers,
+            limits,
+            max_rejected,
+            overwrite,
+            engine,
+            progress,
+            notice,
         )
 
 
@@ -361,7 +379,13 @@ def _describe_tokenizer(
 
 def _fingerprint(paths: Sequence[Path], encoder: Encoder, limits: Limits) -> str:
     """Return a hash of all that decides over the result, the code included."""
-    parts = [encoder.fingerprint(), code_fingerprint(), str(FORMAT), str(ROWS_PER_SHARD), str(limits)]
+    parts = [
+        encoder.fingerprint(),
+        code_fingerprint(),
+        str(FORMAT),
+        str(ROWS_PER_SHARD),
+        str(limits),
+    ]
     return _sha256("\n".join([*parts, *map(fingerprint_of, paths)]).encode())
 
 

@@ -4,11 +4,11 @@ In: data files and an output folder that every node sees. Out: the shards and re
 that folder, the very bytes that this machine alone would write. Ray Data hands out *places*, not
 rows, so that data travels from the shared storage to the node that encodes it and nowhere else::
 
-    driver                      Ray Data, one actor per processor                    shared folder
+    driver                      Ray Data, one task per processor                     shared folder
     places of chunks  ->  read the chunk | TableEncoder | Parquet, record   ->   unfinished/part-…
                       <-  chunk 7 is done, so many bytes
 
-An actor that dies with its node leaves nothing half written, and its chunks to the next pass.
+Tasks that die with their node leave nothing half written; Ray has them done again elsewhere.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 
@@ -37,15 +37,16 @@ from lossmask.raw_rows import Place, Start
 from lossmask.table_batches import EncodedTable, TableEncoder, table_of_rows
 from lossmask.worker import Progress
 
-_MOST_BLOCKS = 4096  # of places; what Ray hands to an actor at once, and has to keep account of
+_MOST_BLOCKS = 4096  # of places: what Ray has to keep account of
 _PLACE = ("row", "file", "position", "number", "start_row")
 
 
 @dataclass(frozen=True, slots=True)
 class RayJob:
-    """What an actor has to know.
+    """What a node has to know.
 
     Attributes:
+        run: Names this run of the command.
         paths: Absolute.
         names: The same as they were given, which is what rejected rows are told by.
         source: Tokenizer, template and policy.
@@ -58,6 +59,7 @@ class RayJob:
         size: Bytes of the data, None if unknown; likewise.
     """
 
+    run: str
     paths: tuple[Path, ...]
     names: tuple[str, ...]
     source: EncoderSource
@@ -78,8 +80,9 @@ def ray_job(
     out: OutputFolder,
     encoder_fingerprint: str,
 ) -> RayJob:
-    """Put together what actors have to know, with paths that do not depend on where they run."""
+    """Put together what nodes have to know, with paths that do not depend on the current folder."""
     return RayJob(
+        run=uuid4().hex,
         paths=tuple(path.absolute() if path.exists() else path for path in paths),
         names=tuple(map(str, paths)),
         source=replace(
@@ -102,14 +105,14 @@ def encode_on_ray(job: RayJob, workers: int, progress: Progress) -> int:
 
     Args:
         job: What to encode. Ray must be connected.
-        workers: Actors at most; each takes one processor of the cluster.
+        workers: Tasks at once; each takes one processor of the cluster.
         progress: Told the bytes of input done.
 
     Returns:
         The number of chunks that the data has, done or not.
 
     Raises:
-        LossmaskError: An actor cannot work, or Ray cannot go on.
+        LossmaskError: A node cannot work, or Ray cannot go on.
     """
     out = OutputFolder(job.output, job.fingerprint)
     places = list(places_of_chunks(job.paths, job.rows_per_chunk))
@@ -131,8 +134,13 @@ def encode_on_ray(job: RayJob, workers: int, progress: Progress) -> int:
                 "which goes on from there",
                 reason="ray_failed",
             ) from error
-        left = [place for place in left if _number(job, place) not in answered]
-        is_strict = not answered  # no actor lived for a chunk: let Ray say why
+        before = len(left)
+        left = [
+            place
+            for place in left
+            if (number := _number(job, place)) not in answered and out.record(number) is None
+        ]
+        is_strict = len(left) == before  # no task lived for a chunk: let Ray say why
     return len(places)
 
 
@@ -141,11 +149,11 @@ def connected_to_ray(address: str | None, workers: int) -> Iterator[int]:
     """Connect to a Ray cluster, or start Ray on this machine alone; a connection is kept.
 
     Args:
-        address: Of the cluster; None: what the environment variable ``RAY_ADDRESS`` says, else none.
-        workers: Actors wanted; 0: one per processor.
+        address: Of the cluster; None: what the environment variable ``RAY_ADDRESS`` says.
+        workers: Tasks at once; 0: one per processor.
 
     Yields:
-        The number of actors to use.
+        The number of tasks at once.
 
     Raises:
         PolicyError: Ray is not installed.
@@ -187,126 +195,153 @@ def connected_to_ray(address: str | None, workers: int) -> Iterator[int]:
 def _pass(
     job: RayJob, places: Sequence[Place], workers: int, is_strict: bool
 ) -> Iterator[tuple[int, int, bytes | None]]:
-    """Let Ray Data go over chunks once, and yield what actors answer.
+    """Let Ray Data go over chunks once, and yield what tasks answer.
 
-    A chunk whose actor died is not answered; with ``is_strict`` its error is raised instead.
+    A chunk whose task was given up is not answered; with ``is_strict`` its error is raised instead.
     """
-    import ray
-    from ray.data import DataContext
+    from ray.data import TaskPoolStrategy, from_arrow
 
-    context = DataContext.get_current()
-    before = context.max_errored_blocks, context.enable_progress_bars
-    context.max_errored_blocks = 0 if is_strict else -1
-    context.enable_progress_bars = False
-    try:
-        most = min(workers, len(places))
-        answers = ray.data.from_arrow(_blocks(places)).map_batches(
-            _ChunkWriter,
-            fn_constructor_args=(job,),
+    with _quiet_ray_data(max_errored_blocks=0 if is_strict else -1):
+        answers = from_arrow(_blocks(places)).map_batches(
+            _write_chunks,
+            fn_args=(job,),
             batch_size=None,
             batch_format="pyarrow",
-            concurrency=(1, most, most),
+            compute=TaskPoolStrategy(workers),
             num_cpus=1,
-            max_restarts=0,  # an actor that waits to be restarted keeps its chunks from the others
         )
         for answer in answers.iter_rows():
             yield answer["chunk"], answer["size"], answer["error"]
+
+
+@contextmanager
+def _quiet_ray_data(*, max_errored_blocks: int) -> Iterator[None]:
+    """Set for a while how many blocks may fail (-1: any number), without bars and reports."""
+    from ray.data import DataContext
+
+    context, log = DataContext.get_current(), logging.getLogger("ray.data")
+    before = context.max_errored_blocks, context.enable_progress_bars, log.level
+    context.max_errored_blocks, context.enable_progress_bars = max_errored_blocks, False
+    log.setLevel(logging.ERROR)
+    try:
+        yield
     finally:
-        context.max_errored_blocks, context.enable_progress_bars = before
+        context.max_errored_blocks, context.enable_progress_bars = before[:2]
+        log.setLevel(before[2])
 
 
 def _blocks(places: Sequence[Place]) -> list[pa.Table]:
-    """Return places as tables of neighbours, which an actor reads one after the other."""
+    """Return places as tables of neighbours, which a task reads one after the other."""
     size = -(-len(places) // _MOST_BLOCKS)
-    rows = [
-        (place.row, place.file, *astuple(place.start), place.start_row) for place in places
-    ]
+    rows = [(place.row, place.file, *astuple(place.start), place.start_row) for place in places]
     return [
         pa.table(dict(zip(_PLACE, map(list, zip(*rows[k : k + size], strict=True)), strict=True)))
         for k in range(0, len(rows), size)
     ]
 
 
-class _ChunkWriter:
-    """An actor: encodes the chunks at some places and writes them.
+def _write_chunks(places: pa.Table, job: RayJob) -> pa.Table:
+    """Encode and write the chunks at some places: the task that nodes do.
 
-    Everything that can fail does so in a call, whose answer carries the error: Ray would wrap it.
+    Tasks rather than actors: an actor whose node is lost waits for a free processor to be started
+    again on, and keeps its chunks from the others meanwhile.
+
+    Returns:
+        A row per chunk that was done. What fails is in the last one: Ray would wrap the error.
     """
+    answers: list[tuple[int, int, bytes | None]] = []
+    for values in places.to_pylist():
+        start = Start(values["position"], values["number"])
+        place = Place(values["row"], values["file"], start, values["start_row"])
+        number = _number(job, place)
+        try:
+            answers.append((number, _writer_of(job).write(number, place), None))
+        except LossmaskError as error:
+            answers.append((number, 0, pickle.dumps(error)))
+            break
+    kinds = {"chunk": pa.int64(), "size": pa.int64(), "error": pa.binary()}
+    columns = map(list, zip(*answers, strict=True))
+    return pa.table(dict(zip(kinds, columns, strict=True)), schema=pa.schema(kinds))
+
+
+_writers: dict[str, _ChunkWriter] = {}
+"""Run -> what writes its chunks in this process, for as long as Ray gives it tasks of that run."""
+
+
+def _writer_of(job: RayJob) -> _ChunkWriter:
+    if job.run not in _writers:
+        for writer in _writers.values():
+            writer.close()
+        _writers.clear()
+        _check(job)
+        _writers[job.run] = _ChunkWriter(job)
+    return _writers[job.run]
+
+
+class _ChunkWriter:
+    """Encodes and writes chunks of one run."""
 
     def __init__(self, job: RayJob) -> None:
         self._job = job
         self._out = OutputFolder(job.output, job.fingerprint)
-        self._encoder = TableEncoder(job.source.load, job.limits)
+        self._encode = TableEncoder(job.source.load, job.limits)
         self._rows = _Rows(job.paths)
         self._names = dict(zip(map(str, job.paths), job.names, strict=True))
-        self._is_checked = False
-        self._alive = ExitStack()  # till the process ends
+        self._alive = ExitStack()
+        self._alive.enter_context(self._out.kept_alive())
 
-    def __call__(self, places: pa.Table) -> pa.Table:
-        answers: list[tuple[int, int, bytes | None]] = []
-        for values in places.to_pylist():
-            start = Start(values["position"], values["number"])
-            place = Place(values["row"], values["file"], start, values["start_row"])
-            number = _number(self._job, place)
-            try:
-                answers.append((number, self._write(number, place), None))
-            except LossmaskError as error:
-                answers.append((number, 0, pickle.dumps(error)))
-                break
-        columns = zip(*answers, strict=True)
-        kinds = {"chunk": pa.int64(), "size": pa.int64(), "error": pa.binary()}
-        return pa.table(dict(zip(kinds, map(list, columns), strict=True)), schema=pa.schema(kinds))
+    def close(self) -> None:
+        """End its process, and release what it claims."""
+        self._encode.close()
+        self._alive.close()
 
-    def _write(self, number: int, place: Place) -> int:
+    def write(self, number: int, place: Place) -> int:
         """Encode and write a chunk, unless somebody else does; return its size in bytes."""
-        if not self._is_checked:
-            self._check()
         if self._out.record(number) is not None or not self._out.claim(number):
             return 0
         rows = [
             replace(raw, file=self._names[raw.file])
             for raw in self._rows.take(place, self._job.rows_per_chunk)
         ]
-        encoded = EncodedTable.of(self._encoder(table_of_rows(rows)))
+        encoded = EncodedTable.of(self._encode(table_of_rows(rows)))
         shard = None if encoded.examples is None else parquet_bytes(encoded.examples)
         record = {"counts": encoded.counts.to_mapping(), "rejected": encoded.rejected}
         self._out.write_chunk(number, shard, record)
         return sum(raw.size for raw in rows)
 
-    def _check(self) -> None:
-        """Make sure that this node would write what the driver's would.
 
-        Raises:
-            LossmaskError: It has other code, another tokenizer, or does not see the files.
-        """
-        job, here = self._job, f"the Ray node {socket.gethostname()}"
-        if not self._out.is_begun() and self._out.finished() is None:
-            raise LossmaskError(
-                f"{here} does not see {job.output} as this machine does: choose a folder on storage "
-                "that all nodes share",
-                reason="not_shared",
-            )
-        missing = [path for path in job.paths if path.is_absolute() and not path.exists()]
-        if missing or total_bytes(job.paths) != job.size:
-            raise LossmaskError(
-                f"{here} does not see {missing[0] if missing else 'the data'} as this machine does: "
-                "put the data on storage that all nodes share",
-                reason="not_shared",
-            )
-        if code_fingerprint() != job.code:
-            raise LossmaskError(
-                f"{here} has another version of lossmask, transformers, tokenizers or jinja2 than "
-                "this machine: install the same on both",
-                reason="other_versions",
-            )
-        if job.source.load().fingerprint() != job.encoder:
-            raise LossmaskError(
-                f"{here} loads another tokenizer or template from {job.source.tokenizer} than this "
-                "machine: put it on storage that all nodes share",
-                reason="not_shared",
-            )
-        self._alive.enter_context(self._out.kept_alive())
-        self._is_checked = True
+def _check(job: RayJob) -> None:
+    """Make sure that this node would write what the driver's would.
+
+    Raises:
+        LossmaskError: It has other code, another tokenizer, or does not see the files.
+    """
+    here, out = f"the Ray node {socket.gethostname()}", OutputFolder(job.output, job.fingerprint)
+    if not out.is_begun() and out.finished() is None:
+        raise LossmaskError(
+            f"{here} does not see {job.output} as this machine does: choose a folder on storage "
+            "that all nodes share",
+            reason="not_shared",
+        )
+    missing = [path for path in job.paths if path.is_absolute() and not path.exists()]
+    if missing or total_bytes(job.paths) != job.size:
+        raise LossmaskError(
+            f"{here} does not see {missing[0] if missing else 'the data'} as this machine does: "
+            "put the data on storage that all nodes share",
+            reason="not_shared",
+        )
+    if code_fingerprint() != job.code:
+        raise LossmaskError(
+            f"{here} has another version of lossmask, transformers, tokenizers or jinja2 than "
+            "this machine: install the same on both",
+            reason="other_versions",
+        )
+    if job.source.load().fingerprint() != job.encoder:
+        raise LossmaskError(
+            f"{here} loads another tokenizer or template from {job.source.tokenizer} than this "
+            "machine: put it on storage that all nodes share",
+            reason="not_shared",
+        )
 
 
 class _Rows:
