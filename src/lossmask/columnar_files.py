@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from lossmask.arrow_rows import check_schema, rows_of_batch
 from lossmask.errors import InputError
-from lossmask.raw_rows import Record
+from lossmask.raw_rows import BEGINNING, Record, Start
 
 _ROWS_AT_ONCE = 256
 _BUFFER = 1 << 20
@@ -35,8 +35,8 @@ def check_parquet(path: Path) -> None:
         check_schema(file.schema_arrow, str(path))
 
 
-def read_parquet(path: Path) -> Iterator[Record]:
-    """Yield the rows of a Parquet file.
+def read_parquet(path: Path, start: Start = BEGINNING) -> Iterator[Record]:
+    """Yield the rows of a Parquet file, from a row group on.
 
     Raises:
         InputError: A part of it cannot be read.
@@ -44,12 +44,27 @@ def read_parquet(path: Path) -> Iterator[Record]:
     size = path.stat().st_size
     with _errors_of(path, "Parquet"), _parquet(path) as file:
         check_schema(file.schema_arrow, str(path))
-        total, done = max(file.metadata.num_rows, 1), 0
-        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
+        total, done = max(file.metadata.num_rows, 1), start.number
+        groups = range(start.position, file.metadata.num_row_groups)
+        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, row_groups=groups):
             for row in rows_of_batch(batch):
                 done += 1
                 share = size * done // total - size * (done - 1) // total
                 yield Record(done, row.data, share, row.problem)
+
+
+def parquet_starts(path: Path) -> Iterator[tuple[Start, int]]:
+    """Yield where each row group of a Parquet file begins, and its number of rows.
+
+    Raises:
+        InputError: It is not whole.
+    """
+    with _errors_of(path, "Parquet"), _parquet(path) as file:
+        before = 0
+        for group in range(file.metadata.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            yield Start(group, before), rows
+            before += rows
 
 
 def check_arrow(path: Path) -> None:

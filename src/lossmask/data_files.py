@@ -28,6 +28,7 @@ from lossmask.columnar_files import (
     check_parquet,
     check_saved,
     is_saved,
+    parquet_starts,
     read_arrow,
     read_parquet,
     read_saved,
@@ -38,13 +39,14 @@ from lossmask.dataset_rows import rows_of
 from lossmask.errors import InputError
 from lossmask.hub_data import HubId, check_hub, hub_fingerprint, read_hub, read_hub_id
 from lossmask.json_arrays import check_json_array, read_json_array
-from lossmask.raw_rows import RawRow, Record
+from lossmask.raw_rows import BEGINNING, FIRST_ROW, Place, RawRow, Record, Start
 
 __all__ = [
     "RawRow",
     "check_files",
     "fingerprint_of",
     "in_chunks",
+    "places_of_chunks",
     "read_row",
     "read_rows",
     "rows_of",
@@ -72,11 +74,22 @@ _KINDS = "JSON Lines, a JSON array, CSV, TSV, Parquet or Arrow"
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """How a kind of file is checked and read; whether its lines have numbers."""
+    """How a kind of file is checked and read; whether its lines have numbers.
+
+    Attributes:
+        check: Raises an ``InputError`` where a file is not whole.
+        read: Yields all of its rows.
+        has_lines: Whether rows are lines of text.
+        starts: Yields each place that ``read_from`` can begin at, and the number of rows from there
+            to the next; None if reading can only begin at the beginning.
+        read_from: Yields the rows from such a place on.
+    """
 
     check: Callable[[Path], None]
     read: Callable[[Path], Iterator[Record]]
     has_lines: bool = False
+    starts: Callable[[Path], Iterator[tuple[Start, int]]] | None = None
+    read_from: Callable[[Path, Start], Iterator[Record]] | None = None
 
 
 def check_files(paths: Sequence[Path]) -> None:
@@ -92,21 +105,42 @@ def check_files(paths: Sequence[Path]) -> None:
             _reader_of(path).check(path)
 
 
-def read_rows(paths: Sequence[Path]) -> Iterator[RawRow]:
+def read_rows(paths: Sequence[Path], place: Place = FIRST_ROW) -> Iterator[RawRow]:
     """Yield the rows of all files in order; blank lines are not rows.
+
+    Args:
+        paths: The files.
+        place: The first row to yield.
 
     Raises:
         InputError: A file is not what it begins as; rows before that place were yielded.
     """
-    row = 0
-    for path in paths:
-        name, hub_id = str(path), _hub_id(path)
-        reader = None if hub_id else _reader_of(path)
-        is_record = reader is None or not reader.has_lines
-        for found in reader.read(path) if reader else read_hub(_known(hub_id)):
-            size = -1 if found.size is None else found.size
-            yield RawRow(name, found.number, row, found.data, is_record, size, found.problem)
+    row = place.start_row
+    for file, path in enumerate(paths[place.file :], start=place.file):
+        start = place.start if file == place.file else BEGINNING
+        name, is_record = str(path), not _has_lines(path)
+        for found in _read(path, start):
+            if row >= place.row:
+                size = -1 if found.size is None else found.size
+                yield RawRow(name, found.number, row, found.data, is_record, size, found.problem)
             row += 1
+
+
+def places_of_chunks(paths: Sequence[Path], size: int) -> Iterator[Place]:
+    """Yield the places of the rows 0, ``size``, ``2 * size``, ….
+
+    Reads the files once, of Parquet only the footers.
+
+    Raises:
+        InputError: A file is not what it begins as.
+    """
+    row, wanted = 0, 0
+    for file, path in enumerate(paths):
+        for start, count in _starts(path):
+            for chunk in range(wanted, row + count, size):
+                yield Place(chunk, file, start, row)
+                wanted = chunk + size
+            row += count
 
 
 def total_bytes(paths: Sequence[Path]) -> int | None:
@@ -169,9 +203,21 @@ def _hub_id(path: Path) -> HubId | None:
     return None if is_file else hub_id
 
 
-def _known(hub_id: HubId | None) -> HubId:
-    assert hub_id is not None
-    return hub_id
+def _has_lines(path: Path) -> bool:
+    return _hub_id(path) is None and _reader_of(path).has_lines
+
+
+def _read(path: Path, start: Start) -> Iterator[Record]:
+    if hub_id := _hub_id(path):
+        return read_hub(hub_id)
+    reader = _reader_of(path)
+    return reader.read_from(path, start) if reader.read_from else reader.read(path)
+
+
+def _starts(path: Path) -> Iterator[tuple[Start, int]]:
+    """Return the places in a file that `_read` can begin at, with the rows to the next."""
+    starts = None if _hub_id(path) else _reader_of(path).starts
+    return starts(path) if starts else iter([(BEGINNING, sum(1 for _ in _read(path, BEGINNING)))])
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -209,7 +255,7 @@ def _reader_of_file(path: Path, stream: BinaryIO) -> _Reader:
         if beginning.startswith(magic):
             raise InputError(f"{path} {problem}", reason="unknown_format")
     if beginning.startswith(b"PAR1"):
-        return _Reader(check_parquet, read_parquet)
+        return _Reader(check_parquet, read_parquet, starts=parquet_starts, read_from=read_parquet)
     if beginning.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
         return _Reader(check_arrow, read_arrow)
     if suffix in _COLUMNS:
@@ -237,7 +283,7 @@ def _reader_of_file(path: Path, stream: BinaryIO) -> _Reader:
             "names of CSV and TSV files ending in .csv and .tsv",
             reason="unknown_format",
         )
-    return _Reader(_check_nothing, _read_lines, has_lines=True)
+    return _Reader(_check_nothing, _read_lines, True, _line_starts, _read_lines)
 
 
 def _first_line(stream: BinaryIO) -> bytes:
@@ -268,14 +314,28 @@ def _check_nothing(path: Path) -> None:
     """Find nothing wrong: each line of JSON Lines stands or falls by itself."""
 
 
-def _read_lines(path: Path) -> Iterator[Record]:
+def _read_lines(path: Path, start: Start = BEGINNING) -> Iterator[Record]:
+    for place, data, size in _lines(path, start):
+        yield Record(place.number + 1, data, size)
+
+
+def _line_starts(path: Path) -> Iterator[tuple[Start, int]]:
+    for place, _, _ in _lines(path, BEGINNING):
+        yield place, 1
+
+
+def _lines(path: Path, start: Start) -> Iterator[tuple[Start, bytes, int]]:
+    """Yield where each line that is not blank begins, what it holds, and its size in bytes."""
+    position = start.position
     with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
+        stream.seek(position)
+        for number, line in enumerate(stream, start=start.number):
             data = line.rstrip(b"\r\n")
-            if number == 1:
+            if number == 0:
                 data = data.removeprefix(BOM_UTF8)
             if data.strip():
-                yield Record(number, data, len(line))
+                yield Start(position, number), data, len(line)
+            position += len(line)
 
 
 def _sha256_of_file(path: Path) -> str:

@@ -130,7 +130,7 @@ class EncodedRows:
     def close(self) -> None:
         """Turn the kept examples into a Parquet file."""
         if self.columns["row"]:
-            self.shard = _shard(self.columns)
+            self.shard = parquet_bytes(examples_table(self.columns))
         self.columns = {}
 
 
@@ -161,13 +161,23 @@ def json_line(record: Mapping[str, Any]) -> str:
     return text + "\n"
 
 
-def _shard(columns: dict[str, list[Any]]) -> bytes:
+def examples_table(columns: Mapping[str, list[Any]]) -> pa.Table:
+    """Return kept examples as a table: ``row`` (int64), and a list per example in other columns.
+
+    Args:
+        columns: As :class:`EncodedRows` collects them, of one example at least.
+    """
     lengths = [len(ids) for ids in columns["input_ids"]]
     borders = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
     table = {"row": pa.array(columns["row"], pa.int64())}
     for name in [*_TOKEN_COLUMNS, *(["ignorable"] if "ignorable" in columns else [])]:
         values = pa.array(np.concatenate(columns[name]))
         table[name] = pa.ListArray.from_arrays(borders, values)
+    return pa.table(table)
+
+
+def parquet_bytes(examples: pa.Table) -> bytes:
+    """Return a table of examples as a shard is written."""
     written = io.BytesIO()
-    pq.write_table(pa.table(table), written, compression="zstd")
+    pq.write_table(examples, written, compression="zstd")
     return written.getvalue()

@@ -20,31 +20,34 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib import resources
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from lossmask.confinement import Limits
 from lossmask.data_files import check_files, fingerprint_of, in_chunks, read_rows, total_bytes
 from lossmask.encoded_rows import Counts, EncodedRows, json_line
 from lossmask.encoder import Encoder
-from lossmask.errors import InputError
+from lossmask.errors import InputError, PolicyError
 from lossmask.fast_backend import BackendDiffers
 from lossmask.fit import Fit
 from lossmask.layout import Layout
 from lossmask.max_rejected import MaxRejected
 from lossmask.output_folder import REJECTED, TOKENIZER, UNFINISHED, OutputFolder, shard_name
-from lossmask.policy import Policy
+from lossmask.policy import Policy, nearest
 from lossmask.remembered import folder
 from lossmask.setting import Proving
 from lossmask.worker import Chunk, Progress
 from lossmask.workers import Workers
 
 __all__ = ["Counts", "EncoderSource", "Prepared", "prepare"]
+
+Engine = Literal["local", "ray"]
 
 FORMAT = 1
 ROWS_PER_SHARD = 1000
@@ -99,6 +102,8 @@ def prepare(
     limits: Limits | None = None,
     max_rejected: MaxRejected | None = None,
     overwrite: bool = False,
+    engine: Engine = "local",
+    ray_address: str | None = None,
     progress: Progress = lambda done: None,
     notice: Callable[[str], None] = lambda text: None,
 ) -> Prepared:
@@ -112,11 +117,16 @@ def prepare(
         source: Tokenizer, template and policy.
         output: Folder to write; created. A run that was killed is continued. None: a folder of the
             cache, named by all that decides over the result, so that it is prepared once.
-        workers: Processes; the result is the same for any number.
+        workers: Processes; the result is the same for any number. With ``ray``, 0 is one per
+            processor of the cluster.
         limits: What one row may cost; a row that needs more is rejected.
         max_rejected: More rejected rows than these are an error, at the end; nothing is finished
             then, and the same call with another limit has nothing to encode.
         overwrite: Replace a folder prepared from something else, once the new one is whole.
+        engine: ``local``: processes of this machine; ``ray``: of a Ray cluster, for the same result
+            (``docs/ray.md``).
+        ray_address: Of the cluster; None: that of ``RAY_ADDRESS`` or of ``ray.init`` before, else
+            Ray is started on this machine.
         progress: Told the bytes of input done.
         notice: Told what a person should know while it runs.
 
@@ -127,20 +137,52 @@ def prepare(
         InputError: A file is missing or no data, or there is no row.
         PreparedDataError: The folder holds something else, is being written otherwise, or cannot
             be written; or more rows are rejected than may be.
+        PolicyError: ``engine`` is neither, or Ray is not installed.
+        LossmaskError: Ray cannot be reached or cannot go on, or a node of it differs.
         TemplateError: The first rows all reach the limits; nothing is written.
     """
     limits = limits or Limits()
+    if engine not in get_args(Engine):
+        raise PolicyError(f"engine is {engine!r}; {nearest(engine, get_args(Engine))}")
     check_files(paths)
-    try:
+    with _ray(engine, ray_address, workers) as workers:
+        try:
+            return _prepare(
+                paths,
+                source,
+                output,
+                workers,
+                limits,
+                max_rejected,
+                overwrite,
+                engine,
+                progress,
+                notice,
+            )
+        except BackendDiffers as error:
+            notice(f"{error.detail}: starting again with the tokenizer itself")
+            source = replace(source, fast=False)
         return _prepare(
-            paths, source, output, workers, limits, max_rejected, overwrite, progress, notice
+            paths,
+            source,
+            output,
+            workers,
+            limits,
+            max_rejected,
+            overwrite,
+            engine,
+            progress,
+            notice,
         )
-    except BackendDiffers as error:
-        notice(f"{error.detail}: starting again with the tokenizer itself")
-        source = replace(source, fast=False)
-    return _prepare(
-        paths, source, output, workers, limits, max_rejected, overwrite, progress, notice
-    )
+
+
+def _ray(engine: Engine, address: str | None, workers: int) -> AbstractContextManager[int]:
+    """Be connected to Ray where that is the engine; gives the number of processes to use."""
+    if engine == "local":
+        return nullcontext(max(workers, 1))
+    from lossmask.ray_engine import connected_to_ray
+
+    return connected_to_ray(address, workers)
 
 
 def _prepare(
@@ -151,12 +193,12 @@ def _prepare(
     limits: Limits,
     max_rejected: MaxRejected | None,
     overwrite: bool,
+    engine: Engine,
     progress: Progress,
     notice: Callable[[str], None],
 ) -> Prepared:
-    workers = max(workers, 1)
     with Workers(source.load, limits) as pool:
-        pool.start(workers)
+        pool.start(workers if engine == "local" else 1)
         encoder = source.load()
         fingerprint = _fingerprint(paths, encoder, limits)
         out = OutputFolder(output or folder("prepared") / fingerprint[:32], fingerprint)
@@ -170,7 +212,11 @@ def _prepare(
             out.begin()
         try:
             with out.kept_alive():
-                manifest = _encode_all(paths, out, pool, workers, progress, notice)
+                if engine == "local":
+                    encode_left = _local(paths, out, pool, workers, progress)
+                else:
+                    encode_left = _on_ray(paths, out, source, limits, encoder, workers, progress)
+                manifest = _encode_all(encode_left, out, notice)
                 if manifest is None:
                     counts, shards = _gather(out, max_rejected)
                     manifest = _manifest(out, paths, encoder, source, limits, counts, shards)
@@ -186,31 +232,54 @@ def _check_rows(paths: Sequence[Path]) -> None:
         raise InputError(f"no rows in {', '.join(map(str, paths))}", reason="no_rows")
 
 
-def _encode_all(
+def _local(
+    paths: Sequence[Path], out: OutputFolder, pool: Workers, workers: int, progress: Progress
+) -> Callable[[], int]:
+    """Return what encodes the chunks that are left here, and returns the number of all."""
+    left = _ChunksLeft(paths, out, progress)
+
+    def encode_left() -> int:
+        for chunk in pool.encode(iter(left), workers, progress):
+            results = chunk.results
+            record = {"counts": results.counts.to_mapping(), "rejected": results.rejected}
+            out.write_chunk(chunk.number, results.shard, record)
+        return left.count
+
+    return encode_left
+
+
+def _on_ray(
     paths: Sequence[Path],
     out: OutputFolder,
-    pool: Workers,
+    source: EncoderSource,
+    limits: Limits,
+    encoder: Encoder,
     workers: int,
     progress: Progress,
-    notice: Callable[[str], None],
+) -> Callable[[], int]:
+    """Return what encodes the chunks that are left on Ray, and returns the number of all."""
+    from lossmask.ray_engine import encode_on_ray, ray_job
+
+    job = ray_job(paths, source, limits, ROWS_PER_SHARD, out, encoder.fingerprint())
+    return lambda: encode_on_ray(job, workers, progress)
+
+
+def _encode_all(
+    encode_left: Callable[[], int], out: OutputFolder, notice: Callable[[str], None]
 ) -> dict[str, Any] | None:
     """Encode until every chunk is done, by this run or another one.
 
     Returns:
         None if this run is to finish the output, the manifest if another one has.
     """
-    left = _ChunksLeft(paths, out, progress)
     while True:
-        for chunk in pool.encode(iter(left), workers, progress):
-            results = chunk.results
-            record = {"counts": results.counts.to_mapping(), "rejected": results.rejected}
-            out.write_chunk(chunk.number, results.shard, record)
+        count = encode_left()
         if (manifest := out.finished()) is not None:
             return manifest
-        if out.all_done(left.count) and out.claim_end():
+        if out.all_done(count) and out.claim_end():
             return None
         notice("the rest is being worked on by another run: waiting for it")
-        while out.finished() is None and not out.has_free(left.count):
+        while out.finished() is None and not out.has_free(count):
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
@@ -310,12 +379,18 @@ def _describe_tokenizer(
 
 def _fingerprint(paths: Sequence[Path], encoder: Encoder, limits: Limits) -> str:
     """Return a hash of all that decides over the result, the code included."""
-    parts = [encoder.fingerprint(), _code(), str(FORMAT), str(ROWS_PER_SHARD), str(limits)]
+    parts = [
+        encoder.fingerprint(),
+        code_fingerprint(),
+        str(FORMAT),
+        str(ROWS_PER_SHARD),
+        str(limits),
+    ]
     return _sha256("\n".join([*parts, *map(fingerprint_of, paths)]).encode())
 
 
 @cache
-def _code() -> str:
+def code_fingerprint() -> str:
     """Return a hash of what the result is made by: this package, and what renders and tokenizes."""
     code = hashlib.sha256()
     files = resources.files("lossmask")

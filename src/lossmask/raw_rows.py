@@ -31,6 +31,43 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """Where reading of a file can begin.
+
+    Attributes:
+        position: What lies before it: bytes of JSON Lines, row groups of Parquet, nothing of files
+            that are only read from their beginning.
+        number: Lines or records before it.
+    """
+
+    position: int = 0
+    number: int = 0
+
+
+BEGINNING = Start()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A row of several files, and from where on they are read to get to it.
+
+    Attributes:
+        row: 0-based number of the row over all files.
+        file: Index of the file that it is in.
+        start: Where to begin in that file.
+        start_row: The number, over all files, of the row there; ``row`` at most.
+    """
+
+    row: int = 0
+    file: int = 0
+    start: Start = BEGINNING
+    start_row: int = 0
+
+
+FIRST_ROW = Place()
+
+
+@dataclass(frozen=True, slots=True)
 class RawRow:
     """One row of a file or data set.
 
