@@ -235,7 +235,16 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         self.filters.update(
             {name: self._unproven(function) for name, function in _TRACED_FILTERS.items()}
         )
-        self.filters["attr"] = self._unproven(self.filters["attr"])  # leads to any method
+        attr, random = self.filters["attr"], self.filters["random"]
+        self.filters |= {
+            "attr": self._unproven(lambda *args: attr(self, *args)),  # leads to any method
+            "forceescape": self._unproven(self.filters["forceescape"]),  # traced, it is not Markup
+            "pprint": self._unproven(self.filters["pprint"]),  # tells types apart
+        }
+        self.filters["random"] = jinja2.pass_context(self._noting(random))
+        lipsum: Any = self.globals["lipsum"]
+        self.globals["lipsum"] = self._noting(lipsum)
+        self.tests["sameas"] = self._same_as
         self.current_message: int | None = None
         self.watch = Watch()
         self.is_unproven = False
@@ -305,15 +314,34 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         return text_of(value)
 
     def _unproven(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a filter of ours: that its text is the one of Jinja's has to be seen each time."""
+        """Wrap a filter of ours: that its text is the one of Jinja's has to be seen each time.
 
+        One that takes the context is not computed while a template is compiled, unseen.
+        """
+        noting = self._noting(function)
+
+        @jinja2.pass_context
         @functools.wraps(function)
-        def noted(*args: Any, **kwargs: Any) -> Any:
-            if not (function is _trim_filter and type(args[0]) in _PLAIN_STRINGS):
-                self.is_unproven = True
-            return function(*args, **kwargs)
+        def noted(_context: Any, *args: Any, **kwargs: Any) -> Any:
+            if function is _trim_filter and type(args[0]) in _PLAIN_STRINGS:
+                return function(*args, **kwargs)
+            return noting(*args, **kwargs)
 
         return noted
+
+    def _noting(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def noting(*args: Any, **kwargs: Any) -> Any:
+            self.is_unproven = True
+            return function(*args, **kwargs)
+
+        return noting
+
+    def _same_as(self, value: Any, other: Any) -> bool:
+        """Return whether two values are one object, which of equal strings only Python knows."""
+        if isinstance(value, str) and isinstance(other, str):
+            self.is_unproven = True
+        return value is other
 
     def join_values(self, values: tuple[Any, ...]) -> str:
         """Return ``a ~ b ~ …``."""

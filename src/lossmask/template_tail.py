@@ -12,8 +12,25 @@ from collections.abc import Sequence
 from jinja2 import nodes
 
 _ASKED = "add_generation_prompt"
-_VARYING = frozenset({"messages", "loop", "tools", "documents", "strftime_now"})
+_VARYING = frozenset(
+    {"messages", "loop", "tools", "documents", "strftime_now", "lipsum", "self"}
+)  # `self` holds the blocks, which see whatever the template has set
 _OPAQUE = (nodes.Block, nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport, nodes.Macro)
+_OF_VALUES = frozenset(
+    {
+        "capitalize",
+        "d",
+        "default",
+        "join",
+        "length",
+        "lower",
+        "replace",
+        "string",
+        "title",
+        "tojson",
+    }
+    | {"trim", "upper"}
+)  # filters whose result is a value; that of others may be an iterator, which is used up
 
 
 def loops_with_constant_tail(template: nodes.Template) -> list[nodes.For]:
@@ -32,6 +49,24 @@ def _is_opaque(node: nodes.Node) -> bool:
     return any(isinstance(each, _OPAQUE) for each in [node, *node.find_all(nodes.Node)])
 
 
+def _is_random(node: nodes.Node) -> bool:
+    return any(each.name == "random" for each in node.find_all(nodes.Filter))
+
+
+def _is_value(node: nodes.Node) -> bool:
+    """Return whether an expression is one that using it does not change.
+
+    What a call returns may be a namespace, a joiner or a cycler, which a loop changes under any
+    name that it is given.
+    """
+    inner = [node, *node.find_all((nodes.Call, nodes.Filter))]
+    return all(
+        not isinstance(each, nodes.Call)
+        and not (isinstance(each, nodes.Filter) and each.name not in _OF_VALUES)
+        for each in inner
+    )
+
+
 def _writes_nothing(node: nodes.Node) -> bool:
     return isinstance(node, nodes.Output) and not node.nodes
 
@@ -40,7 +75,7 @@ def _is_constant(head: Sequence[nodes.Node], loop: nodes.For, tail: Sequence[nod
     before = [*head, loop]
     if any(_ASKED in _loaded(node) for node in before):
         return False
-    if any(_is_opaque(node) for node in tail):
+    if any(_is_opaque(node) or _is_random(node) for node in tail):
         return False
     stored = set[str]().union(*map(_stored, before))
     settled = _settled(head, stored)
@@ -57,7 +92,7 @@ def _settled(head: Sequence[nodes.Node], stored: set[str]) -> set[str]:
             continue
         name, used = node.target.name, _loaded(node.node)
         is_constant = not used & _VARYING and not (used & stored) - settled - {name}
-        if is_constant and seen.count(name) == 1:
+        if is_constant and _is_value(node.node) and seen.count(name) == 1:
             settled.add(name)
     return settled
 
