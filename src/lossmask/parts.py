@@ -61,19 +61,23 @@ def parts_of(
         end: Where its stop tokens begin.
         message: The message that it is of.
     """
-    of_leaf = np.array([_part_of(leaf) for leaf in leaves] or [_UNKNOWN], np.int8)
-    leaf = leaf_of(origins)
-    written: Parts = np.where(leaf >= 0, of_leaf[np.maximum(leaf, 0)], np.int8(_UNKNOWN))
-    is_called = np.isin(written, _CALLS)
+    shown, which = np.unique(leaf_of(origins), return_inverse=True)
+    of_shown = [_part_of(leaves[k]) if k >= 0 else _UNKNOWN for k in shown.tolist()]
+    written: Parts = np.array(of_shown, np.int8)[which]
+    is_called = _are_called(written)
     parts: Parts = written.copy()
     _fill(parts[:end])
-    for start, stop_at in _arguments_in(text[:end], np.isin(parts[:end], _CALLS), message):
+    for start, stop_at in _arguments_in(text[:end], _are_called(parts[:end]), message):
         parts[start:stop_at] = _ARGUMENTS
     for start, stop_at, _ in think_blocks(text[:end], begins):
         if not is_called[start:stop_at].any():  # tags inside of arguments are data
             parts[start:stop_at] = REASONING_PART
     parts[end:] = _STOP
     return parts
+
+
+def _are_called(parts: Parts) -> npt.NDArray[np.bool_]:
+    return (parts >= _NAME) & (parts <= _SYNTAX)
 
 
 def end_of_answer(text: str, origins: Origins, stop: str | None, terminators: Sequence[str]) -> int:
