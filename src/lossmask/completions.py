@@ -100,7 +100,9 @@ class Turn:
         GLM-type templates write no end of turn: the model stops by generating the next header
         (``<|user|>``, ``<|observation|>``), which the rendering shows only if a message follows.
         """
-        if self.stop is not None or not whole.text.startswith(self.text):
+        if self.stop is not None or not (
+            self.places is whole.places or whole.text.startswith(self.text)
+        ):
             return self
         found = stops.pattern.match(whole.text, len(self.text))
         if found is None or (whole.origins[found.start() : found.end()] >= 0).any():
@@ -115,6 +117,8 @@ class Turn:
 
     def is_shown_by(self, whole: Rendering) -> bool:
         """Return whether a rendering begins with prompt and completion of this turn."""
+        if self.places is whole.places:
+            return self.completion_end <= len(whole.text)
         return whole.text.startswith(self.text[: self.completion_end])
 
     def with_stop(self, stop: str, end: int, source: str) -> Turn:

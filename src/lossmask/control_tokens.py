@@ -221,10 +221,20 @@ def check_control_ids(turns: Sequence[TokenizedTurn], setting: Setting) -> None:
         _refuse_stop_inside(turn, setting.stops)
         if is_allowed:
             continue
-        is_alike = turn.turn.places is last.turn.places and turn.tokens.base is last.tokens
-        first = turn.tokens.shared if is_harmless and is_alike else 0
+        first = _as_in(last, turn) if is_harmless else 0
         for start, end, _ in control.occurrences(turn.turn.text, turn.tokens, first):
             _refuse_written(turn.turn, start, end)
+
+
+def _as_in(last: TokenizedTurn, turn: TokenizedTurn) -> int:
+    """Return how many tokens at the beginning two turns share, written by the same."""
+    shared = turn.tokens.shared
+    if turn.tokens.base is not last.tokens or not shared:
+        return 0
+    if turn.turn.places is last.turn.places:
+        return shared
+    end = int(last.tokens.offsets[:shared, 1].max())
+    return shared if np.array_equal(turn.turn.origins[:end], last.turn.origins[:end]) else 0
 
 
 def _is_written(turn: Turn, start: int, end: int) -> bool:

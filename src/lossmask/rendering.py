@@ -40,7 +40,8 @@ from lossmask.traced_text import (
 
 Message = dict[str, Any]
 _COMPARED_AT_FIRST = 16  # renderings of a template
-_ONE_IN = 251  # of those that come later
+_TELLING = 2048  # characters at the end of a text tell whether it is compared
+_ONE_IN = 64  # of those that come later
 _UNTRACED_KEYS = frozenset({"role"})  # the role is scaffolding: a header names it, nobody wrote it
 
 
@@ -322,7 +323,7 @@ class ChatTemplate:
         self._rendered += 1
         return (
             self._rendered <= _COMPARED_AT_FIRST
-            or adler32(text.encode("utf-8", "replace")) % 64 == 0
+            or adler32(text[-_TELLING:].encode("utf-8", "replace"), len(text)) % _ONE_IN == 0
         )
 
     def _compare(self, text: str, expected: str) -> None:

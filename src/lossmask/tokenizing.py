@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
@@ -32,26 +31,66 @@ _LONGEST_ANCHOR = 24
 _OTHER_LETTERS = "qzj"  # few pieces of a vocabulary begin with these
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Tokens:
-    """n tokens of a text.
+    """n tokens of a text, which may begin with those of another one.
 
-    Attributes:
-        ids: int32 (n,).
-        offsets: int32 (n, 2), half-open character intervals, starts ascending; the tokens of one
+    Args:
+        ids: int32 (k,), all of them or those behind the shared ones.
+        offsets: int32 (k, 2), half-open character intervals, starts ascending; the tokens of one
             multi-byte character each have the whole character. ``offsets`` says who owns the
             characters that no token spells.
         base: Tokens of another text.
-        shared: The first so many tokens are those of the other text, at the same characters.
+        shared: The first so many tokens are those of the other text, at the same characters; they
+            are put together with the rest when asked for, for there may be many turns.
     """
 
-    ids: Ids
-    offsets: Offsets
-    base: Tokens | None = None
-    shared: int = 0
+    __slots__ = ("_ids", "_joined", "_offsets", "base", "shared")
+
+    def __init__(
+        self, ids: Ids, offsets: Offsets, base: Tokens | None = None, shared: int = 0
+    ) -> None:
+        self._ids = ids
+        self._offsets = offsets
+        self._joined: tuple[Ids, Offsets] | None = (ids, offsets) if base is None else None
+        self.base = base
+        self.shared = shared
+
+    @property
+    def ids(self) -> Ids:
+        """int32 (n,)."""
+        return self._whole()[0]
+
+    @property
+    def offsets(self) -> Offsets:
+        """int32 (n, 2)."""
+        return self._whole()[1]
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return self.shared + len(self._ids)
+
+    def begin_with(self, others: Tokens) -> bool:
+        """Return whether the first ids are those of other tokens."""
+        n, first = len(others), 0
+        if others.base is not None and others.base in (self, self.base):
+            first = others.shared if others.base is self else min(others.shared, self.shared)
+        return n <= len(self) and np.array_equal(
+            self._from(first)[: n - first], others._from(first)
+        )
+
+    def _from(self, first: int) -> Ids:
+        if first < self.shared:
+            return self.ids[first:]
+        return self._ids[first - self.shared :]
+
+    def _whole(self) -> tuple[Ids, Offsets]:
+        if self._joined is None:
+            assert self.base is not None
+            ids, offsets = self.base.ids[: self.shared], self.base.offsets[: self.shared]
+            if len(self._ids):
+                ids = np.concatenate([ids, self._ids])
+                offsets = np.concatenate([offsets, self._offsets])
+            self._joined = ids, offsets
+        return self._joined
 
 
 class Escape(Protocol):
@@ -186,21 +225,18 @@ class TextTokenizer:
             joined: Its pieces.
             known: What the rest of a text becomes, by the rest; None: that depends on the text.
         """
-        n = joined.counts[cut.shared]
-        ids = joined.ids_of(cut)
         if known is None:
-            return self._verified(cut.text, ids)
-        if not cut.rest:
-            return Tokens(ids, base.offsets[:n], base, n)
+            return self._verified(cut.text, joined.ids_of(cut))
         rest = cut.text[cut.at :]
         if rest not in known:
-            found = self._offsets.find(rest, ids[n:], is_apart=True)
-            known[rest] = None if isinstance(found, Misfit) else Tokens(ids[n:], found)
+            ids = joined.ids_behind(cut)
+            found = self._offsets.find(rest, ids, is_apart=True)
+            known[rest] = None if isinstance(found, Misfit) else Tokens(ids, found)
         own = known[rest]
         if own is None:
-            return self._verified(cut.text, ids)
-        offsets = own.offsets + np.int32(cut.at) if cut.at else own.offsets
-        return Tokens(ids, np.concatenate([base.offsets[:n], offsets]), base, n)
+            return self._verified(cut.text, joined.ids_of(cut))
+        offsets = own.offsets + np.int32(cut.at)
+        return Tokens(own.ids, offsets, base, joined.counts[cut.shared])
 
     def _escaped(
         self, texts: Sequence[str], origins: Sequence[Origins], plain: Sequence[Tokens]
@@ -298,10 +334,11 @@ class _Joined:
 
     def ids_of(self, cut: Cut) -> Ids:
         """Return the ids of a text that begins with pieces of this one."""
-        own = self.ids[: self.counts[cut.shared]]
-        if not cut.rest:
-            return own
-        return np.concatenate([own, *map(self._of_piece.__getitem__, cut.rest)])
+        return np.concatenate([self.ids[: self.counts[cut.shared]], self.ids_behind(cut)])
+
+    def ids_behind(self, cut: Cut) -> Ids:
+        """Return the ids of the rest of such a text."""
+        return np.concatenate([self.ids[:0], *map(self._of_piece.__getitem__, cut.rest)])
 
 
 def _splits(offsets: Offsets, n: int, border: int) -> bool:

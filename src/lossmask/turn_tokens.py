@@ -185,7 +185,7 @@ def _check_not_empty(turn: Turn, prompt: Tokens, joint: Tokens) -> None:
             reason="no_prompt",
             message_index=turn.message_index,
         )
-    is_all = np.array_equal(prompt.ids, joint.ids)
+    is_all = len(prompt) == len(joint) and joint.begin_with(prompt)
     if is_all and int(prompt.offsets[-1, 1]) >= int(joint.offsets[-1, 1]):
         raise _nothing_left(turn, "is dropped by the tokenizer")
 
@@ -204,7 +204,7 @@ def _splits_at(joint: Tokens, prompt: Tokens, border: int) -> bool:
     n = len(prompt)
     return (
         n < len(joint)
-        and np.array_equal(joint.ids[:n], prompt.ids)
+        and joint.begin_with(prompt)
         and int(joint.offsets[n - 1, 1]) <= border <= int(joint.offsets[n, 0])
     )
 

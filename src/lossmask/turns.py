@@ -257,7 +257,7 @@ def _append_stop(turn: Turn, full: Rendering, beginnings: Beginnings) -> Turn:
 def _refuse_surrogates(turns: Sequence[Turn]) -> None:
     known = turns[-1].text if _is_valid(turns[-1].text) else ""
     for turn in turns:
-        if not known.startswith(turn.text):
+        if not (known and turn.places is turns[-1].places) and not known.startswith(turn.text):
             refuse_surrogates(turn.rendering)
 
 
