@@ -22,6 +22,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
+from lossmask.leaf_places import Positions
 from lossmask.policy import PARTS
 from lossmask.rendering import Leaf, Message
 from lossmask.traced_text import Origins, leaf_of
@@ -61,9 +62,7 @@ def parts_of(
         end: Where its stop tokens begin.
         message: The message that it is of.
     """
-    shown, which = np.unique(leaf_of(origins), return_inverse=True)
-    of_shown = [_part_of(leaves[k]) if k >= 0 else _UNKNOWN for k in shown.tolist()]
-    written: Parts = np.array(of_shown, np.int8)[which]
+    written = _written(leaf_of(origins), leaves)
     is_called = _are_called(written)
     parts: Parts = written.copy()
     _fill(parts[:end])
@@ -74,6 +73,18 @@ def parts_of(
             parts[start:stop_at] = REASONING_PART
     parts[end:] = _STOP
     return parts
+
+
+def _written(leaf: Positions, leaves: Sequence[Leaf]) -> Parts:
+    """Return the part of each character that a message wrote, by its leaf."""
+    last = int(leaf.max(initial=-1))
+    if last < 0:
+        return np.full(len(leaf), _UNKNOWN, np.int8)
+    is_written = leaf >= 0
+    first = int(leaf[is_written].min())
+    of_leaf = np.array([*map(_part_of, leaves[first : last + 1]), _UNKNOWN], np.int8)
+    written: Parts = of_leaf[np.where(is_written, leaf - first, -1)]
+    return written
 
 
 def _are_called(parts: Parts) -> npt.NDArray[np.bool_]:
@@ -178,6 +189,10 @@ def _fill(parts: Parts) -> None:
     known = np.flatnonzero(parts != _UNKNOWN)
     if not known.size:
         parts[:] = _CONTENT
+        return
+    only = parts[known[0]]
+    if only < _NAME and (parts[known] == only).all():
+        parts[:] = only
         return
     at = np.arange(len(parts))
     following = np.searchsorted(known, at)

@@ -2,7 +2,7 @@ r"""Text -> pieces that a tokenizer treats each by itself, so that none is token
 
 In: a fast tokenizer. Out: where a text can be cut so that the ids of the pieces, end to end, are
 those of the text. That is before an added token which is found before anything else is done to the
-text and takes no white space with it: what is between two of them is then normalised, split and
+text and takes no white space before it: what is between two of them is then normalised, split and
 tokenized alone. A piece is such a token with what follows it, so that no piece stands at the
 beginning of a text which did not before::
 
@@ -87,7 +87,9 @@ def _by_its_parts(tokenizer: Any) -> TextUnits:
     first = [token for token in added if not token.normalized and token.content]
     return TextUnits(
         any_of(tuple(token.content for token in first)),
-        frozenset(token.content for token in first if not (token.lstrip or token.rstrip)),
+        frozenset(
+            token.content for token in first if not (token.lstrip or token.content[0].isspace())
+        ),
         max((len(token.content) for token in first), default=0),
     )
 

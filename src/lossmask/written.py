@@ -93,7 +93,7 @@ class _Written:
     def missing(self, path: str, text: str) -> list[int]:
         """Return the offsets of visible characters of ``text`` that are not shown."""
         offsets = self._rendering.origins[self._positions(path)] & COARSE
-        if (offsets == COARSE).any():
+        if np.array_equal(offsets, np.arange(len(text))) or (offsets == COARSE).any():
             return []
         is_missing = is_visible(text)
         is_missing[offsets[offsets < len(text)]] = False
