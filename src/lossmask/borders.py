@@ -80,8 +80,8 @@ def find_border(
         return Border(full.text, full.origins, len(prompt.text), len(prompt.text), ())
     traced = prompt.traced()
     tags = (_TAG, added_tokens)
-    own = np.flatnonzero(full.message_index() == index)
-    first = int(own[0]) if own.size else len(full.text)
+    first = full.places.begin_of_message(index, len(full.text))
+    is_shown = first < len(full.text)
     uninvited = prompt.uninvited()
     prompt_context, full_context = _ends_of_context(index, traced, full, first, uninvited, tags)
     generation_prompt = prompt.text[prompt_context:]
@@ -89,13 +89,13 @@ def find_border(
     common = _whole_tags(
         shared_length(generation_prompt, header), (generation_prompt, header), tags
     )
-    if not own.size and (stop := stops.pattern.search(header, common)):
+    if not is_shown and (stop := stops.pattern.search(header, common)):
         header = header[: stop.start()]
     respelled = _end_of_respelled(index, generation_prompt, header, common, tags)
     if respelled is not None:
         return _respelled(index, traced, full, full_context + respelled, generation_prompt, header)
     if prompt.text[:prompt_context] == full.text[:full_context]:
-        if own.size and _is_glued(prompt.text, uninvited, prompt_context, header, stops):
+        if is_shown and _is_glued(prompt.text, uninvited, prompt_context, header, stops):
             return _context_differs(index, traced, full, full_context, "", header, 0)
         _check_kept(index, prompt.text, full.text, uninvited)
         return _mismatch(index, full, full_context, generation_prompt, header, common)

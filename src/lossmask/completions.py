@@ -15,13 +15,14 @@ with ids.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from lossmask.borders import PromptRenderings, find_border
 from lossmask.errors import ParityError
 from lossmask.example import Finding
+from lossmask.leaf_places import LeafPlaces
 from lossmask.rendering import Leaf, Message, Rendering
 from lossmask.stops import Stops
 from lossmask.traced_text import LITERAL, Origins
@@ -55,6 +56,8 @@ class Turn:
         completion_end: Characters up to the end of the completion.
         stop: The stop token that ends the completion, None if the template writes none.
         findings: What was noticed.
+        places: Where the leaves stand; shared by turns whose texts begin alike, one being the
+            beginning of the other.
     """
 
     message_index: int
@@ -65,17 +68,31 @@ class Turn:
     completion_end: int
     stop: str | None
     findings: tuple[Finding, ...]
+    places: LeafPlaces = field(default=None, repr=False)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.places is None or not self.places.are_of(self.origins):
+            object.__setattr__(self, "places", LeafPlaces(self.origins, self.leaves))
 
     @property
     def rendering(self) -> Rendering:
         """The text with its origins."""
-        return Rendering(self.text, self.origins, self.leaves, ())
+        return Rendering(self.text, self.origins, self.leaves, (), places=self.places)
 
     def extended_to(self, whole: Rendering) -> Turn:
         """Return the turn with what follows it in the whole rendering, where that begins alike."""
         if self.stop is None or not self.is_shown_by(whole):
             return self
-        return replace(self, text=whole.text, origins=whole.origins, leaves=whole.leaves)
+        return self._in(whole)
+
+    def _in(self, whole: Rendering) -> Turn:
+        return replace(
+            self,
+            text=whole.text,
+            origins=whole.origins,
+            leaves=whole.leaves,
+            places=whole.places,
+        )
 
     def stopped_by_next_header(self, whole: Rendering, stops: Stops) -> Turn:
         """Return the turn with the stop token that the next message's header begins with.
@@ -83,7 +100,9 @@ class Turn:
         GLM-type templates write no end of turn: the model stops by generating the next header
         (``<|user|>``, ``<|observation|>``), which the rendering shows only if a message follows.
         """
-        if self.stop is not None or not whole.text.startswith(self.text):
+        if self.stop is not None or not (
+            self.places is whole.places or whole.text.startswith(self.text)
+        ):
             return self
         found = stops.pattern.match(whole.text, len(self.text))
         if found is None or (whole.origins[found.start() : found.end()] >= 0).any():
@@ -94,10 +113,12 @@ class Turn:
             stop=found.group(),
             findings=_without_no_stop(self.findings),
         )
-        return replace(stopped, text=whole.text, origins=whole.origins, leaves=whole.leaves)
+        return stopped._in(whole)
 
     def is_shown_by(self, whole: Rendering) -> bool:
         """Return whether a rendering begins with prompt and completion of this turn."""
+        if self.places is whole.places:
+            return self.completion_end <= len(whole.text)
         return whole.text.startswith(self.text[: self.completion_end])
 
     def with_stop(self, stop: str, end: int, source: str) -> Turn:
@@ -148,7 +169,17 @@ def derive_turn(
     _check_think(border.text, index, start, end)
     if stop is None:
         findings += (_no_stop(border.text[start:end], index, stops),)
-    return Turn(index, border.text, border.origins, full.leaves, start, end, stop, findings)
+    return Turn(
+        index,
+        border.text,
+        border.origins,
+        full.leaves,
+        start,
+        end,
+        stop,
+        findings,
+        rendering.places,
+    )
 
 
 def turn_as_rendered(
@@ -186,14 +217,21 @@ def turn_as_rendered(
         index,
     )
     return Turn(
-        index, whole.text, whole.origins, whole.leaves, start, end, stop, (rewritten, *findings)
+        index,
+        whole.text,
+        whole.origins,
+        whole.leaves,
+        start,
+        end,
+        stop,
+        (rewritten, *findings),
+        whole.places,
     )
 
 
 def _find_end(rendering: Rendering, index: int, start: int, stops: Stops) -> tuple[int, str | None]:
     """Return where the completion ends and the stop token it ends with."""
-    own = np.flatnonzero(rendering.message_index()[start:] == index)
-    written = start + int(own[-1]) + 1 if own.size else start
+    written = max(start, rendering.places.end_of_message(index, len(rendering.text)))
     _check_no_stop_before(stops, rendering, index, start, written)
     found = stops.first_run(rendering.text, written)
     return (len(rendering.text), None) if found is None else (found.end(), found.group())
@@ -223,7 +261,7 @@ def _check_own(rendering: Rendering, index: int, start: int, end: int) -> None:
             reason="nothing_generated",
             message_index=index,
         )
-    owner = rendering.message_index()[start:end]
+    owner = rendering.message_index(start, end)
     foreign = np.flatnonzero((owner >= 0) & (owner != index))
     if foreign.size:
         at = start + int(foreign[0])
@@ -237,11 +275,11 @@ def _check_own(rendering: Rendering, index: int, start: int, end: int) -> None:
 
 def _check_think(text: str, index: int, start: int, end: int) -> None:
     """Refuse a completion that begins inside a think block which it never closes."""
+    at = start
+    while at and text[at - 1].isspace():
+        at -= 1
     for opening, closing in THINK_PAIRS:
-        opened = text.rfind(opening, 0, start)
-        is_open = opened > text.rfind(closing, 0, start)
-        is_last = not text[opened + len(opening) : start].strip()
-        if is_open and is_last and closing not in text[start:end]:
+        if text.endswith(opening, 0, at) and closing not in text[start:end]:
             raise ParityError(
                 f"the generation prompt opens {opening!r}, and this message never closes it: the "
                 "answer would be learned as reasoning",

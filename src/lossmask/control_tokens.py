@@ -12,8 +12,10 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -21,11 +23,12 @@ import numpy as np
 from lossmask.completions import Turn
 from lossmask.conversation import Conversation
 from lossmask.errors import ConversationError, ParityError
+from lossmask.leaf_places import LeafPlaces
 from lossmask.protocols import AnyTokenizer
 from lossmask.setting import Setting
 from lossmask.stops import Stops, any_of
 from lossmask.tokenizing import Ids, TextTokenizer, Tokens
-from lossmask.traced_text import OF_TOOLS
+from lossmask.traced_text import OF_TOOLS, Origins
 from lossmask.turn_tokens import TokenizedTurn
 
 
@@ -55,11 +58,12 @@ class ControlTokens:
     ids: Ids
     unknown_id: int | None
 
-    def occurrences(self, text: str, tokens: Tokens) -> list[Occurrence]:
-        """Return the control tokens among the tokens of a text, ascending."""
+    def occurrences(self, text: str, tokens: Tokens, first: int = 0) -> list[Occurrence]:
+        """Return the control tokens among the tokens of a text from one on, ascending."""
         found = []
-        for position in np.flatnonzero(np.isin(tokens.ids, self.ids)).tolist():
-            token_id = int(tokens.ids[position])
+        for position, token_id in enumerate(tokens.ids[first:].tolist(), start=first):
+            if token_id not in self.texts:
+                continue
             start, end = tokens.offsets[position].tolist()
             name = self.texts[token_id]
             at = text.find(name, start, end)
@@ -109,17 +113,54 @@ def refuse_control_tokens(
     policy = setting.policy.control_tokens
     if policy == "allow":
         return
-    pattern = any_of(tuple(control_tokens_of(setting.tokenizer, setting.stops).texts.values()))
+    texts = tuple(control_tokens_of(setting.tokenizer, setting.stops).texts.values())
+    pattern = any_of(texts)
     is_rendered = not isinstance(setting.tokenizer, TextTokenizer)
     _refuse_untraced(conversation, pattern, with_tools=policy == "error" or is_rendered)
     if is_rendered:
         return  # where text is not tokenized, only the ids tell: see check_control_ids
+    longest = max(map(len, texts), default=0)
+    scans: dict[LeafPlaces, _Scan] = {}
+    for turn in reversed(turns):
+        if policy == "error" and (
+            turn.places not in scans or len(scans[turn.places].text) < len(turn.text)
+        ):
+            scans[turn.places] = _Scan(turn.text, turn.origins, pattern, longest)
     for turn in turns:
         if policy == "escape":
             _refuse_of_both(turn, pattern)
             continue
-        for found in pattern.finditer(turn.text):
-            _refuse_written(turn, found.start(), found.end())
+        for start, end in scans[turn.places].written_in(turn.text):
+            _refuse_written(turn, start, end)
+
+
+class _Scan:
+    """The control tokens in a text, and which of them a message wrote a part of.
+
+    What is found in a beginning of the text is told from that, but near its end, where a token may
+    have been cut.
+    """
+
+    def __init__(self, text: str, origins: Origins, pattern: re.Pattern[str], longest: int) -> None:
+        self.text = text
+        self._pattern = pattern
+        self._spans = [found.span() for found in pattern.finditer(text)]
+        self._longest = longest
+        spans = np.array(self._spans, np.int64).reshape(-1, 2)
+        count = np.append(0, np.cumsum((origins >= 0) | (origins == OF_TOOLS)))
+        is_written = count[spans[:, 1]] > count[spans[:, 0]]
+        self._written = [self._spans[number] for number in np.flatnonzero(is_written).tolist()]
+
+    def written_in(self, beginning: str) -> Iterator[tuple[int, int]]:
+        """Yield the tokens in a beginning of the text that a message may have written."""
+        if len(beginning) == len(self.text):
+            yield from self._written
+            return
+        last = len(beginning) - self._longest
+        yield from takewhile(lambda span: span[0] <= last, self._written)
+        before = bisect_right(self._spans, (last, len(self.text)))
+        start = max(self._spans[before - 1][1] if before else 0, last + 1, 0)
+        yield from (found.span() for found in self._pattern.finditer(beginning, start))
 
 
 def _refuse_untraced(
@@ -127,11 +168,11 @@ def _refuse_untraced(
 ) -> None:
     """Refuse control tokens in what is rendered without origins, so that none can be escaped."""
     tools = conversation.tools
-    untraced: list[tuple[int | None, str, str]] = [
-        (index, "a key", str(key))
-        for index, message in enumerate(conversation.messages)
-        for key in message
-    ]
+    first_with: dict[str, int | None] = {}
+    for number, message in enumerate(conversation.messages):
+        for key in message:
+            first_with.setdefault(str(key), number)
+    untraced = [(index, "a key", key) for key, index in first_with.items()]
     if tools and with_tools:
         untraced.append((None, "'tools'", json.dumps(tools, ensure_ascii=False)))
     for index, place, text in untraced:
@@ -151,8 +192,11 @@ def _refuse_of_both(turn: Turn, pattern: re.Pattern[str]) -> None:
 
     It is the message's text, to be escaped, and the generation prompt's, not to be.
     """
-    own = turn.rendering.message_index()[: turn.prompt_end] == turn.message_index
-    for found in pattern.finditer(turn.text, 0, turn.prompt_end) if own.any() else ():
+    begins = turn.places.begin_of_message(turn.message_index, turn.prompt_end)
+    if begins == turn.prompt_end:
+        return
+    own = turn.rendering.message_index(0, turn.prompt_end) == turn.message_index
+    for found in pattern.finditer(turn.text, 0, turn.prompt_end):
         if own[found.start() : found.end()].any():
             raise ConversationError(
                 f"the message begins with the control token {found.group()!r}, which is in its "
@@ -170,11 +214,33 @@ def check_control_ids(turns: Sequence[TokenizedTurn], setting: Setting) -> None:
         ParityError: An answer holds a stop token, at which inference would end it.
     """
     control = control_tokens_of(setting.tokenizer, setting.stops)
+    last, is_allowed = turns[-1], setting.policy.control_tokens == "allow"
+    in_last = [] if is_allowed else control.occurrences(last.turn.text, last.tokens)
+    is_harmless = not any(_is_written(last.turn, start, end) for start, end, _ in in_last)
     for turn in turns:
         _refuse_stop_inside(turn, setting.stops)
-        if setting.policy.control_tokens != "allow":
-            for start, end, _ in control.occurrences(turn.turn.text, turn.tokens):
-                _refuse_written(turn.turn, start, end)
+        if is_allowed:
+            continue
+        first = _as_in(last, turn) if is_harmless else 0
+        for start, end, _ in control.occurrences(turn.turn.text, turn.tokens, first):
+            _refuse_written(turn.turn, start, end)
+
+
+def _as_in(last: TokenizedTurn, turn: TokenizedTurn) -> int:
+    """Return how many tokens at the beginning two turns share, written by the same."""
+    shared = turn.tokens.shared
+    if turn.tokens.base is not last.tokens or not shared:
+        return 0
+    if turn.turn.places is last.turn.places:
+        return shared
+    end = int(last.tokens.offsets[:shared, 1].max())
+    return shared if np.array_equal(turn.turn.origins[:end], last.turn.origins[:end]) else 0
+
+
+def _is_written(turn: Turn, start: int, end: int) -> bool:
+    """Return whether a message or the tools wrote any of some characters."""
+    own = turn.origins[start:end]
+    return bool(((own >= 0) | (own == OF_TOOLS)).any())
 
 
 def _refuse_written(turn: Turn, start: int, end: int) -> None:
@@ -197,8 +263,11 @@ def _refuse_written(turn: Turn, start: int, end: int) -> None:
 def _refuse_stop_inside(turn: TokenizedTurn, stops: Stops) -> None:
     """Refuse an answer that holds a stop token as its own text: the rest is never generated."""
     run = slice(turn.prompt_length, turn.completion_end)
-    is_stop = np.isin(turn.tokens.ids[run], list(stops.ids))
-    for start, end in turn.tokens.offsets[run][is_stop].tolist():
+    offsets = turn.tokens.offsets[run]
+    for position, token_id in enumerate(turn.tokens.ids[run].tolist()):
+        if token_id not in stops.ids:
+            continue
+        start, end = offsets[position].tolist()
         start, end = _without_space(turn.turn.text, start, end)
         if (turn.turn.origins[start:end] >= 0).any():
             raise ParityError(

@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from lossmask.example import Finding
 from lossmask.rendering import Message, Rendering
-from lossmask.traced_text import COARSE, leaf_of
+from lossmask.traced_text import COARSE
+from lossmask.white_space import is_visible
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _STRUCTURE = frozenset({"role", "type"})  # name a form; templates show it by what they write
@@ -42,22 +43,12 @@ class Shown:
     """
 
     def __init__(self, rendering: Rendering) -> None:
-        written = np.flatnonzero(rendering.origins >= 0)
-        leaf = leaf_of(rendering.origins[written])
-        order = np.argsort(leaf, kind="stable")
-        self._leaf = leaf[order]
-        self._offsets = rendering.origins[written][order] & COARSE
-        self._number = {
-            (leaf.message_index, leaf.path): number
-            for number, leaf in enumerate(rendering.leaves)
-            if not leaf.is_key
-        }
+        self._rendering = rendering
 
     def offsets(self, index: int, path: str) -> npt.NDArray[np.int64]:
         """Return the offsets of a string's characters in the order shown, int64 (n,)."""
-        number = self._number.get((index, path), -1)
-        start, stop = np.searchsorted(self._leaf, [number, number + 1])
-        return self._offsets[start:stop]
+        places, origins = self._rendering.places, self._rendering.origins
+        return origins[places.positions(places.number(index, path), len(origins))] & COARSE
 
 
 def find_losses(
@@ -138,8 +129,10 @@ def _strings(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 def _loss(path: str, text: str, shown: npt.NDArray[np.int64], message: Message) -> str | None:
     """Return the kind of loss of one string, None if it is shown as it is."""
+    if np.array_equal(shown, np.arange(len(text))):
+        return None
     is_coarse = bool((shown == COARSE).any())
-    if not is_coarse and np.setdiff1d(_visible_offsets(text), shown).size:
+    if not is_coarse and np.setdiff1d(np.flatnonzero(is_visible(text)), shown).size:
         return _kind_of_missing(path, message)
     top = path.partition("/")[0]
     if top != "content" and top not in _REASONING:
@@ -163,7 +156,3 @@ def _kind_of_missing(path: str, message: Message) -> str:
     if top != "content":
         return "key_dropped"
     return "system_dropped" if message["role"] in ("system", "developer") else "message_dropped"
-
-
-def _visible_offsets(text: str) -> list[int]:
-    return [at for at, character in enumerate(text) if not character.isspace()]

@@ -73,11 +73,11 @@ class Escape:
             ParityError: It cannot be told who wrote a control token.
             TokenizerError: The tokenizer cannot be copied exactly.
         """
+        if not self.is_needed(text, origins, tokens):
+            return None
         written = (origins >= 0) | (origins == OF_TOOLS)
         found = self._control.occurrences(text, tokens)
         foreign = [each for each in found if written[each.start : each.end].any()]
-        if not foreign:
-            return None
         _refuse_coarse(text, origins, foreign)
         copy = self._copy_for(text)
         if not np.array_equal(copy.encode(text, found)[0], tokens.ids):
@@ -89,6 +89,14 @@ class Escape:
         if self._control_ids(ids.tolist()) != self._control_ids(each.token_id for each in own):
             raise _cannot_escape("the tokenizer makes control tokens of plain text by itself")
         return ids, offsets
+
+    def is_needed(self, text: str, origins: Origins, tokens: Tokens, first: int = 0) -> bool:
+        """Return whether a message wrote any of the control tokens from one token on."""
+        for start, end, _ in self._control.occurrences(text, tokens, first):
+            own = origins[start:end]
+            if ((own >= 0) | (own == OF_TOOLS)).any():
+                return True
+        return False
 
     def _control_ids(self, ids: Iterable[int]) -> list[int]:
         unknown = self._control.unknown_id

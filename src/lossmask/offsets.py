@@ -59,7 +59,13 @@ class OffsetFinder:
         self._reading = self._choose_reading()
 
     def find(
-        self, text: str, ids: Ids, *, begins_text: bool = True, reported: Offsets | None = None
+        self,
+        text: str,
+        ids: Ids,
+        *,
+        begins_text: bool = True,
+        reported: Offsets | None = None,
+        is_apart: bool = False,
     ) -> Offsets | Misfit:
         """Return the character interval of each token.
 
@@ -69,6 +75,8 @@ class OffsetFinder:
             begins_text: Whether a dummy space may stand before the first character.
             reported: int32 (n, 2), what to take for unknown tokens; without it the tokenizer is
                 asked.
+            is_apart: Find no others than those that the tokens between two added tokens have
+                wherever they stand: in the text as it is given, with nothing swallowed or unknown.
 
         Returns:
             int32 (n, 2), half-open, starts ascending; or where tokens and text come apart.
@@ -77,7 +85,10 @@ class OffsetFinder:
             text.encode()
         except UnicodeEncodeError as error:  # half a character: no tokenizer can spell it
             return Misfit(0, error.start)
-        return self._find(text, ids.tolist(), self._reading, begins_text, reported)
+        tokens = ids.tolist()
+        if is_apart:
+            return self._reading.place_apart(text, tokens, begins_text)
+        return self._find(text, tokens, self._reading, begins_text, reported)
 
     @property
     def keeps_space(self) -> bool:
@@ -164,15 +175,30 @@ class _Reading:
         """Place tokens in the text as it is given, then as the normaliser leaves it."""
         found: Offsets | Misfit = Misfit(0, 0)
         if self.keeps_space:
-            seen = NormalisedText.as_given(text, self._spelling.unmarked(text))
-            pieces = [self._given[token] for token in tokens]
-            found = place(pieces, seen, begins_text=begins_text, unknown=unknown)
+            found = self._place_given(text, tokens, begins_text, unknown)
         if isinstance(found, Misfit) and self._changes_text:
             seen = self._normalised(text, tokens)
             pieces = [self._normal[token] for token in tokens]
             may_be_dummy = begins_text and self.keeps_space
             found = place(pieces, seen, begins_text=may_be_dummy, unknown=unknown)
         return found
+
+    def place_apart(self, text: str, tokens: list[int], begins_text: bool) -> Offsets | Misfit:
+        """Place tokens in the text as it is given, each stretch by itself."""
+        if not self.keeps_space or any(self._given[token].is_odd for token in set(tokens)):
+            return Misfit(0, 0)
+        return self._place_given(text, tokens, begins_text, {})
+
+    def _place_given(
+        self,
+        text: str,
+        tokens: list[int],
+        begins_text: bool,
+        unknown: Mapping[int, tuple[int, int]] | None,
+    ) -> Offsets | Misfit:
+        seen = NormalisedText.as_given(text, self._spelling.unmarked(text))
+        pieces = [self._given[token] for token in tokens]
+        return place(pieces, seen, begins_text=begins_text, unknown=unknown)
 
     def _normalised(self, text: str, tokens: Collection[int]) -> NormalisedText:
         cuts = {str(self._added[token]) for token in tokens if token in self._added}

@@ -22,6 +22,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
+from lossmask.leaf_places import Positions
 from lossmask.policy import PARTS
 from lossmask.rendering import Leaf, Message
 from lossmask.traced_text import Origins, leaf_of
@@ -61,19 +62,33 @@ def parts_of(
         end: Where its stop tokens begin.
         message: The message that it is of.
     """
-    of_leaf = np.array([_part_of(leaf) for leaf in leaves] or [_UNKNOWN], np.int8)
-    leaf = leaf_of(origins)
-    written: Parts = np.where(leaf >= 0, of_leaf[np.maximum(leaf, 0)], np.int8(_UNKNOWN))
-    is_called = np.isin(written, _CALLS)
+    written = _written(leaf_of(origins), leaves)
+    is_called = _are_called(written)
     parts: Parts = written.copy()
     _fill(parts[:end])
-    for start, stop_at in _arguments_in(text[:end], np.isin(parts[:end], _CALLS), message):
+    for start, stop_at in _arguments_in(text[:end], _are_called(parts[:end]), message):
         parts[start:stop_at] = _ARGUMENTS
     for start, stop_at, _ in think_blocks(text[:end], begins):
         if not is_called[start:stop_at].any():  # tags inside of arguments are data
             parts[start:stop_at] = REASONING_PART
     parts[end:] = _STOP
     return parts
+
+
+def _written(leaf: Positions, leaves: Sequence[Leaf]) -> Parts:
+    """Return the part of each character that a message wrote, by its leaf."""
+    last = int(leaf.max(initial=-1))
+    if last < 0:
+        return np.full(len(leaf), _UNKNOWN, np.int8)
+    is_written = leaf >= 0
+    first = int(leaf[is_written].min())
+    of_leaf = np.array([*map(_part_of, leaves[first : last + 1]), _UNKNOWN], np.int8)
+    written: Parts = of_leaf[np.where(is_written, leaf - first, -1)]
+    return written
+
+
+def _are_called(parts: Parts) -> npt.NDArray[np.bool_]:
+    return (parts >= _NAME) & (parts <= _SYNTAX)
 
 
 def end_of_answer(text: str, origins: Origins, stop: str | None, terminators: Sequence[str]) -> int:
@@ -174,6 +189,10 @@ def _fill(parts: Parts) -> None:
     known = np.flatnonzero(parts != _UNKNOWN)
     if not known.size:
         parts[:] = _CONTENT
+        return
+    only = parts[known[0]]
+    if only < _NAME and (parts[known] == only).all():
+        parts[:] = only
         return
     at = np.arange(len(parts))
     following = np.searchsorted(known, at)

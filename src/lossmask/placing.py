@@ -10,6 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,11 @@ class Piece:
     eats_after: bool = False
     is_unknown: bool = False
 
+    @property
+    def is_odd(self) -> bool:
+        """Whether it stands for other characters than it spells."""
+        return self.eats_before or self.eats_after or self.is_unknown
+
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
@@ -75,8 +81,9 @@ def place(
     Returns:
         int32 (n, 2), half-open, starts ascending; or the first token that does not fit.
     """
-    if b"".join([piece.spelled for piece in pieces]) == seen.data:
-        bounds = np.cumsum([0, *(len(piece.spelled) for piece in pieces)], dtype=np.int64)
+    spelled = [piece.spelled for piece in pieces]
+    if b"".join(spelled) == seen.data:
+        bounds = np.fromiter(accumulate(map(len, spelled), initial=0), np.int64, len(spelled) + 1)
         return seen.intervals(bounds[:-1], bounds[1:])
     return _Placement(pieces, seen, unknown).place(begins_text)
 

@@ -18,6 +18,7 @@ from functools import cache
 from importlib import resources
 from importlib.metadata import version
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,7 @@ _DERIVATION = (  # the modules whose work a proof is about
     "probes",
 )
 _proven: dict[str, Proof | ParityError] = {}
+_keys: WeakKeyDictionary[ChatTemplate, tuple[tuple[Any, ...], str]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def prove_once(
     Raises:
         ParityError: The derivations disagree, now or when it was tried before.
     """
-    key = _key(template, template_variables or {})
+    key = _known_key(template, template_variables or {})
     known = _proven.get(key)
     if isinstance(known, ParityError):
         raise ParityError(known.detail, reason=known.reason)
@@ -263,6 +265,22 @@ def _says(rendering: Rendering, position: int) -> str:
         return "the template wrote it"
     place = "somewhere in" if offset < 0 else f"character {offset} of"
     return f"it is {place} {leaf.path!r} of message {leaf.message_index}"
+
+
+def _known_key(template: ChatTemplate, template_variables: Mapping[str, Any]) -> str:
+    """Return :func:`_key`, found anew only if something that decides over it has changed."""
+    tokenizer = template.tokenizer
+    decisive = (
+        template.given,
+        tokenizer.chat_template,
+        tokenizer.special_tokens_map,
+        repr(template_variables),
+        _versions(),
+    )
+    known = _keys.get(template)
+    if known is None or known[0] != decisive:
+        known = _keys[template] = decisive, _key(template, template_variables)
+    return known[1]
 
 
 def _key(template: ChatTemplate, template_variables: Mapping[str, Any]) -> str:

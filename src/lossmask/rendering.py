@@ -8,6 +8,7 @@ is an error.
 from __future__ import annotations
 
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from jinja2 import TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
 from lossmask.errors import TemplateError, TokenizerError
+from lossmask.leaf_places import LeafPlaces
 from lossmask.look_ahead import WatchedMessages
 from lossmask.sampling import is_sampled
 from lossmask.template_environment import TracedMessage, TracingEnvironment
@@ -68,6 +70,7 @@ class Rendering:
         marks: ``(position, mark)``, where the loop over messages begins and ends each one.
         ends: Number of messages -> where these, rendered alone, are proven to end: what they render
             to is ``text[:ends[k]]``, and the constant generation prompt where it is asked for.
+        places: Where the leaves stand; shared with a rendering that this one is the beginning of.
     """
 
     text: str
@@ -75,20 +78,29 @@ class Rendering:
     leaves: tuple[Leaf, ...]
     marks: tuple[tuple[int, Mark], ...]
     ends: Mapping[int, int] = field(default_factory=dict)
+    places: LeafPlaces = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.places is None or not self.places.are_of(self.origins):
+            object.__setattr__(self, "places", LeafPlaces(self.origins, self.leaves))
 
     def beginning(self, count: int) -> Rendering:
         """Return the rendering of the first ``count`` messages, one of ``ends``."""
         end = self.ends[count]
-        leaves = tuple(leaf for leaf in self.leaves if leaf.message_index < count)
-        marks = tuple(
-            (at, mark) for at, mark in self.marks if at <= end and mark.message_index < count
-        )
-        return Rendering(self.text[:end], self.origins[:end], leaves, marks)
+        leaves = self.leaves[: bisect_left(self.leaves, count, key=_message_of_leaf)]
+        first, last = bisect_left(self.marks, end, key=_at), bisect_right(self.marks, end, key=_at)
+        there = (each for each in self.marks[first:last] if each[1].message_index < count)
+        marks = (*self.marks[:first], *there)
+        return Rendering(self.text[:end], self.origins[:end], leaves, marks, places=self.places)
 
-    def message_index(self) -> npt.NDArray[np.int32]:
-        """Return the message each character came from, int32 array (n,), -1 = scaffolding."""
-        of_leaf = np.array([leaf.message_index for leaf in self.leaves] or [-1], np.int32)
-        leaf = leaf_of(self.origins)
+    def message_index(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.int32]:
+        """Return the message that each character of ``text[start:stop]`` came from.
+
+        Returns:
+            int32 (n,), -1 = scaffolding.
+        """
+        of_leaf = self.places.message_of_leaf
+        leaf = leaf_of(self.origins[start:stop])
         return np.where(leaf >= 0, of_leaf[np.maximum(leaf, 0)], np.int32(-1))
 
     def leaves_shown(self, start: int = 0, stop: int | None = None) -> frozenset[Leaf]:
@@ -473,8 +485,24 @@ def _check_syntax(source: str) -> None:
 
 def shared_length(a: str, b: str) -> int:
     """Return the length of the longest common prefix."""
-    pairs = enumerate(zip(a, b, strict=False))
-    return next((at for at, (x, y) in pairs if x != y), min(len(a), len(b)))
+    alike, limit = 0, min(len(a), len(b))
+    if a.startswith(b) or b.startswith(a):
+        return limit
+    while limit - alike > 1:  # the first difference lies in between
+        middle = (alike + limit) // 2
+        if a[alike:middle] == b[alike:middle]:
+            alike = middle
+        else:
+            limit = middle
+    return alike
+
+
+def _message_of_leaf(leaf: Leaf) -> int:
+    return leaf.message_index
+
+
+def _at(marked: tuple[int, Mark]) -> int:
+    return marked[0]
 
 
 def trace_messages(messages: Sequence[Message]) -> tuple[list[Message], tuple[Leaf, ...]]:

@@ -8,8 +8,9 @@ token by what the tokens spell, or the text is refused.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,10 @@ from transformers import PreTrainedTokenizerBase
 
 from lossmask.errors import ParityError, TokenizerError
 from lossmask.fast_backend import BackendDiffers, FastBackend, fast_backend, reference_ids
+from lossmask.leaf_places import begin_alike
 from lossmask.offsets import OffsetFinder
 from lossmask.placing import Misfit
+from lossmask.text_units import Cut, TextUnits, cut_alike, pieces_of
 from lossmask.traced_text import LITERAL, Origins
 
 Ids = npt.NDArray[np.int32]
@@ -28,26 +31,78 @@ _LONGEST_ANCHOR = 24
 _OTHER_LETTERS = "qzj"  # few pieces of a vocabulary begin with these
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Tokens:
-    """n tokens of a text.
+    """n tokens of a text, which may begin with those of another one.
 
-    Attributes:
-        ids: int32 (n,).
-        offsets: int32 (n, 2), half-open character intervals, starts ascending; the tokens of one
+    Args:
+        ids: int32 (k,), all of them or those behind the shared ones.
+        offsets: int32 (k, 2), half-open character intervals, starts ascending; the tokens of one
             multi-byte character each have the whole character. ``offsets`` says who owns the
             characters that no token spells.
+        base: Tokens of another text.
+        shared: The first so many tokens are those of the other text, at the same characters; they
+            are put together with the rest when asked for, for there may be many turns.
     """
 
-    ids: Ids
-    offsets: Offsets
+    __slots__ = ("_ids", "_joined", "_offsets", "base", "shared")
+
+    def __init__(
+        self, ids: Ids, offsets: Offsets, base: Tokens | None = None, shared: int = 0
+    ) -> None:
+        self._ids = ids
+        self._offsets = offsets
+        self._joined: tuple[Ids, Offsets] | None = (ids, offsets) if base is None else None
+        self.base = base
+        self.shared = shared
+
+    @property
+    def ids(self) -> Ids:
+        """int32 (n,)."""
+        return self._whole()[0]
+
+    @property
+    def offsets(self) -> Offsets:
+        """int32 (n, 2)."""
+        return self._whole()[1]
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return self.shared + len(self._ids)
+
+    def begin_with(self, others: Tokens) -> bool:
+        """Return whether the first ids are those of other tokens."""
+        n, first = len(others), 0
+        if others.base is not None and others.base in (self, self.base):
+            first = others.shared if others.base is self else min(others.shared, self.shared)
+        return n <= len(self) and np.array_equal(
+            self._from(first)[: n - first], others._from(first)
+        )
+
+    def _from(self, first: int) -> Ids:
+        if first < self.shared:
+            return self.ids[first:]
+        return self._ids[first - self.shared :]
+
+    def _whole(self) -> tuple[Ids, Offsets]:
+        if self._joined is None:
+            assert self.base is not None
+            ids, offsets = self.base.ids[: self.shared], self.base.offsets[: self.shared]
+            if len(self._ids):
+                ids = np.concatenate([ids, self._ids])
+                offsets = np.concatenate([offsets, self._offsets])
+            self._joined = ids, offsets
+        return self._joined
 
 
-Escape = Callable[[str, Origins, Tokens], "tuple[Ids, Offsets] | None"]
-"""Text, who wrote it, its tokens -> other ids and offsets for it, or None."""
+class Escape(Protocol):
+    """Encodes a text otherwise than the tokenizer does."""
+
+    def __call__(self, text: str, origins: Origins, tokens: Tokens) -> tuple[Ids, Offsets] | None:
+        """Return other ids and offsets for a text, or None."""
+        ...
+
+    def is_needed(self, text: str, origins: Origins, tokens: Tokens, first: int = 0) -> bool:
+        """Return whether there are others, if the tokens before ``first`` ask for none."""
+        ...
 
 
 class TextTokenizer:
@@ -62,6 +117,7 @@ class TextTokenizer:
         self.tokenizer = tokenizer
         self._escape = escape
         self._offsets = OffsetFinder(tokenizer)
+        self._units: TextUnits | None = None
         self._backend: FastBackend | None = None
         self.why_not_fast = "nothing has asked for it"
         self.backend_error: BackendDiffers | None = None
@@ -121,18 +177,82 @@ class TextTokenizer:
         Raises:
             TokenizerError: The tokens of a text do not spell it.
         """
-        ids, bounds = self.encode_flat(texts)
-        plain = [
-            self._verified(text, ids[start:end])
-            for text, start, end in zip(texts, bounds[:-1], bounds[1:], strict=True)
-        ]
+        if not texts:
+            return []
+        plain = self._encode_plain(texts)
         if self._escape is None:
             return plain
-        return [self._escaped(*each) for each in zip(texts, origins or (), plain, strict=True)]
+        return self._escaped(texts, origins or (), plain)
 
-    def _escaped(self, text: str, origins: Origins, plain: Tokens) -> Tokens:
-        escaped = self._escape(text, origins, plain) if self._escape else None
-        return plain if escaped is None else self._verified(text, *escaped)
+    def _encode_plain(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokenize texts; what they begin with like the last one is not looked at again."""
+        if self._units is None:
+            self._units = TextUnits.of(self.tokenizer, self.encode_flat)
+        whole = texts[-1]
+        starts = self._units.starts(whole)
+        cuts = [cut_alike(text, whole, starts, self._units) for text in texts[:-1]]
+        pieces = dict.fromkeys(pieces_of(whole, starts))
+        pieces.update(dict.fromkeys(piece for cut in cuts for piece in cut.rest))
+        flat, bounds = self.encode_flat([*pieces])
+        ids = {
+            piece: flat[start:end]
+            for piece, start, end in zip(pieces, bounds[:-1], bounds[1:], strict=True)
+        }
+        joined = _Joined(whole, starts, ids)
+        offsets = self._offsets.find(whole, joined.ids, is_apart=True)
+        is_apart = not isinstance(offsets, Misfit)
+        if isinstance(offsets, Misfit):
+            offsets = self._offsets.find(whole, joined.ids)
+        if isinstance(offsets, Misfit):
+            for cut in cuts:  # the first text that cannot be told is the one to name
+                self._verified(cut.text, joined.ids_of(cut))
+            raise self._misfit(whole, joined.ids, offsets)
+        base = Tokens(joined.ids, offsets)
+        known: dict[str, Tokens | None] = {}
+        return [
+            *(self._begun(cut, base, joined, known if is_apart else None) for cut in cuts),
+            base,
+        ]
+
+    def _begun(
+        self, cut: Cut, base: Tokens, joined: _Joined, known: dict[str, Tokens | None] | None
+    ) -> Tokens:
+        """Return the tokens of a text that begins with pieces of another one.
+
+        Args:
+            cut: The text.
+            base: Tokens of the other one.
+            joined: Its pieces.
+            known: What the rest of a text becomes, by the rest; None: that depends on the text.
+        """
+        if known is None:
+            return self._verified(cut.text, joined.ids_of(cut))
+        rest = cut.text[cut.at :]
+        if rest not in known:
+            ids = joined.ids_behind(cut)
+            found = self._offsets.find(rest, ids, is_apart=True)
+            known[rest] = None if isinstance(found, Misfit) else Tokens(ids, found)
+        own = known[rest]
+        if own is None:
+            return self._verified(cut.text, joined.ids_of(cut))
+        offsets = own.offsets + np.int32(cut.at)
+        return Tokens(own.ids, offsets, base, joined.counts[cut.shared])
+
+    def _escaped(
+        self, texts: Sequence[str], origins: Sequence[Origins], plain: Sequence[Tokens]
+    ) -> list[Tokens]:
+        assert self._escape is not None
+        last = plain[-1]
+        is_needed = self._escape.is_needed(texts[-1], origins[-1], last)
+        encoded = []
+        for text, own, tokens in zip(texts, origins, plain, strict=True):
+            is_alike = not is_needed and tokens.base is last and begin_alike(own, origins[-1])
+            first = tokens.shared if is_alike else 0
+            escaped = None
+            if self._escape.is_needed(text, own, tokens, first):
+                escaped = self._escape(text, own, tokens)
+            encoded.append(tokens if escaped is None else self._verified(text, *escaped))
+        return encoded
 
     def continuation(self, prompt: str, text: str, origins: Origins | None = None) -> Tokens:
         """Tokenize text that follows a prompt, as an engine's own tokens would follow it.
@@ -201,6 +321,24 @@ class TextTokenizer:
             "what is there, even as the tokenizer normalises text",
             reason="unusable_offsets",
         )
+
+
+class _Joined:
+    """The ids of a text, put together of those of its pieces."""
+
+    def __init__(self, text: str, starts: Sequence[int], of_piece: Mapping[str, Ids]) -> None:
+        each = [of_piece[piece] for piece in pieces_of(text, starts)]
+        self._of_piece = of_piece
+        self.ids = np.concatenate(each) if len(each) > 1 else each[0]
+        self.counts = [0, *accumulate(map(len, each))]
+
+    def ids_of(self, cut: Cut) -> Ids:
+        """Return the ids of a text that begins with pieces of this one."""
+        return np.concatenate([self.ids[: self.counts[cut.shared]], self.ids_behind(cut)])
+
+    def ids_behind(self, cut: Cut) -> Ids:
+        """Return the ids of the rest of such a text."""
+        return np.concatenate([self.ids[:0], *map(self._of_piece.__getitem__, cut.rest)])
 
 
 def _splits(offsets: Offsets, n: int, border: int) -> bool:

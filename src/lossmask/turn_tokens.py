@@ -139,7 +139,7 @@ def _tokenize_turn(
             tokens = _tokenize_apart(turn, prompt, tokenizer)
         else:
             first, start = _first_kept(joint, turn.prompt_end, boundary)
-    end = int(np.searchsorted(tokens.offsets[:, 0], turn.completion_end))
+    end = first + int(np.searchsorted(tokens.offsets[first:, 0], np.int32(turn.completion_end)))
     if end <= first:
         raise _nothing_left(turn, "comes out as no token that is in the loss")
     if turn.stop is not None and int(tokens.ids[end - 1]) not in stop_ids:
@@ -185,7 +185,7 @@ def _check_not_empty(turn: Turn, prompt: Tokens, joint: Tokens) -> None:
             reason="no_prompt",
             message_index=turn.message_index,
         )
-    is_all = np.array_equal(prompt.ids, joint.ids)
+    is_all = len(prompt) == len(joint) and joint.begin_with(prompt)
     if is_all and int(prompt.offsets[-1, 1]) >= int(joint.offsets[-1, 1]):
         raise _nothing_left(turn, "is dropped by the tokenizer")
 
@@ -204,7 +204,7 @@ def _splits_at(joint: Tokens, prompt: Tokens, border: int) -> bool:
     n = len(prompt)
     return (
         n < len(joint)
-        and np.array_equal(joint.ids[:n], prompt.ids)
+        and joint.begin_with(prompt)
         and int(joint.offsets[n - 1, 1]) <= border <= int(joint.offsets[n, 0])
     )
 
@@ -286,9 +286,9 @@ def share_examples(
     left = list(turns)
     while left:
         base = left[-1]
-        group = [turn for turn in left if turn is base or _holds(base, turn)]
-        groups.append(group)
-        left = [turn for turn in left if turn not in group]
+        is_held = [turn is base or _holds(base, turn) for turn in left]
+        groups.append([turn for turn, held in zip(left, is_held, strict=True) if held])
+        left = [turn for turn, held in zip(left, is_held, strict=True) if not held]
     if len(groups) == 1 or policy.history == "expand":
         return groups, ()
     if policy.history == "error":
@@ -314,8 +314,11 @@ def share_examples(
 def _holds(base: TokenizedTurn, turn: TokenizedTurn) -> bool:
     end = turn.completion_end
     text_end = turn.turn.completion_end
-    return (
-        len(base.tokens) >= end
-        and np.array_equal(base.tokens.ids[:end], turn.tokens.ids[:end])
-        and base.turn.text[:text_end] == turn.turn.text[:text_end]
+    ids, own = base.tokens.ids, turn.tokens.ids
+    if len(ids) < end or ids[end - 1] != own[end - 1]:
+        return False
+    is_alike = turn.tokens.base is base.tokens and end <= turn.tokens.shared
+    is_within = turn.turn.places is base.turn.places and text_end <= len(base.turn.text)
+    return (is_alike or np.array_equal(ids[:end], own[:end])) and (
+        is_within or base.turn.text[:text_end] == turn.turn.text[:text_end]
     )

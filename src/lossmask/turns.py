@@ -64,8 +64,7 @@ def derive_turns(
     if not turns:
         raise next(iter(left_out.values()))
     turns[-1] = turns[-1].extended_to(whole)
-    for turn in turns:
-        refuse_surrogates(turn.rendering)
+    _refuse_surrogates(turns)
     refuse_control_tokens(turns, conversation, setting)
     not_trained = [
         Finding(error.reason, f"not trained: {error.detail}", index)
@@ -253,6 +252,21 @@ def _append_stop(turn: Turn, full: Rendering, beginnings: Beginnings) -> Turn:
     if policy.append_stop == "eos" and stops.eos:
         return turn.with_stop(stops.eos, turn.completion_end, "the tokenizer's eos")
     return turn
+
+
+def _refuse_surrogates(turns: Sequence[Turn]) -> None:
+    known = turns[-1].text if _is_valid(turns[-1].text) else ""
+    for turn in turns:
+        if not (known and turn.places is turns[-1].places) and not known.startswith(turn.text):
+            refuse_surrogates(turn.rendering)
+
+
+def _is_valid(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def refuse_surrogates(rendering: Rendering) -> None:

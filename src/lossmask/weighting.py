@@ -36,6 +36,7 @@ from lossmask.tokenizing import Ids, Offsets
 from lossmask.traced_text import COARSE, leaf_of
 from lossmask.turn_tokens import TokenizedTurn
 from lossmask.weight_keys import string_at
+from lossmask.white_space import is_visible
 from lossmask.written import REASONING
 
 Weights = npt.NDArray[np.float32]
@@ -80,7 +81,8 @@ class Weigher:
         tokens = base.tokens
         outside = self._outside(base.turn)
         weights: Exact = outside[first_visible(base.turn.text, tokens.offsets)]
-        weights[: max((_shared(tokens.ids, ids) for ids in seen), default=0)] = 0
+        if weights.any():
+            weights[: max((_shared(tokens.ids, ids) for ids in seen), default=0)] = 0
         trained = [t.turn.message_index for t in turns if self.trained[t.turn.message_index]]
         last = -1 if seen else max(trained, default=-1)
         for turn in turns:
@@ -124,9 +126,11 @@ class Weigher:
             scaffold = 1.0
         written = turn.rendering.message_index()
         weights: Exact = np.where(written >= 0, prompt, scaffold)
-        for index, given in enumerate(self.conversation.weights if prompt else ()):
-            if given == 0:
-                weights[written == index] = 0
+        if not prompt:
+            return weights
+        given = np.array([each == 0 for each in self.conversation.weights] or [False])
+        weights[(written >= 0) & given[written]] = 0
+        for index in self.conversation.ranges:
             for item in self.conversation.ranges.get(index, ()):
                 if not item.weight:
                     weights[self._inside(turn, index, item)] = 0
@@ -137,17 +141,18 @@ class Weigher:
         scale = np.ones(len(text))
         if not self.policy.loss_scale:
             return scale
-        asked = [m for m in self.conversation.messages[:index] if m["role"] == "user"]
-        query = _text_of(asked[-1].get("content")) if asked else ""
+        before = reversed(self.conversation.messages[:index])
+        asked = next((message for message in before if message["role"] == "user"), None)
+        query = _text_of(asked.get("content")) if asked else ""
         for item in weights_of_text(text[:end], self.policy.loss_scale, query=query):
             scale[item["start"] : item["end"]] = item["weight"]
         return scale
 
     def _require_ranges(self, turns: Sequence[Turn]) -> None:
         """Refuse a weight of the data for text that is shown, but stands in no completion."""
-        for index in {turn.message_index for turn in turns}:
+        for index in {turn.message_index for turn in turns} & self.conversation.ranges.keys():
             own = [turn for turn in turns if turn.message_index == index]
-            for item in self.conversation.ranges.get(index, ()):
+            for item in self.conversation.ranges[index]:
                 is_trained = any(
                     self._inside(t, index, item)[t.prompt_end : t.completion_end].any() for t in own
                 )
@@ -175,10 +180,10 @@ class Weigher:
         paths = self._names_of(item.path, index)
         numbers = [
             number
-            for number, leaf in enumerate(turn.leaves)
-            if leaf.message_index == index and leaf.path in paths and not leaf.is_key
+            for number in turn.places.numbers(index)
+            if turn.leaves[number].path in paths and not turn.leaves[number].is_key
         ]
-        if not numbers and any(leaf.message_index == index for leaf in turn.leaves):
+        if not numbers and turn.places.numbers(index):
             raise _not_located(item, index, "no template sees that text as the message holds it")
         of_leaf = np.isin(leaf_of(turn.origins), numbers)
         offsets = turn.origins & COARSE
@@ -210,9 +215,14 @@ def _not_located(item: WeightedRange, index: int, why: str) -> ParityError:
 
 def _own_beginning(turn: Turn) -> str:
     """Return the end of the prompt, from behind the last character of another message."""
-    written = turn.rendering.message_index()[: turn.prompt_end]
-    others = np.flatnonzero((written >= 0) & (written != turn.message_index))
-    return turn.text[int(others[-1]) + 1 if others.size else 0 : turn.prompt_end]
+    width, end = 64, turn.prompt_end
+    while True:
+        start = max(0, end - width)
+        written = turn.rendering.message_index(start, end)
+        others = np.flatnonzero((written >= 0) & (written != turn.message_index))
+        if others.size or not start:
+            return turn.text[start + int(others[-1]) + 1 if others.size else 0 : end]
+        width *= 8
 
 
 def _text_of(content: object) -> str:
@@ -249,8 +259,7 @@ def first_visible(text: str, offsets: Offsets) -> npt.NDArray[np.intp]:
         offsets: int32 (tokens, 2); a token of no character counts as the next one. The first and
             the last one may reach out of the text.
     """
-    visible = np.fromiter((not c.isspace() for c in text), bool, len(text))
-    position = np.where(visible, np.arange(len(text)), len(text))
+    position = np.where(is_visible(text), np.arange(len(text)), len(text))
     following = np.minimum.accumulate(position[::-1])[::-1]
     starts = np.clip(offsets[:, 0], 0, len(text) - 1)
     first: npt.NDArray[np.intp] = following[starts]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -53,23 +54,24 @@ def message_in(
     Raises:
         ParityError: Text of another message lies in between.
     """
-    text, owner = base.turn.text, base.turn.rendering.message_index()
-    own = np.flatnonzero(owner == index)
-    if not own.size:
+    text, rendering = base.turn.text, base.turn.rendering
+    end = rendering.places.end_of_message(index, len(text))
+    if not end:
         return None
-    start, end = int(own[0]), int(own[-1]) + 1
-    foreign = np.flatnonzero((owner[start:end] >= 0) & (owner[start:end] != index))
+    start = rendering.places.begin_of_message(index, len(text))
+    owner = rendering.message_index(start, end)
+    foreign = np.flatnonzero((owner >= 0) & (owner != index))
     if foreign.size:
         raise ParityError(
-            f"the template puts text of message {int(owner[start + foreign[0]])} inside this one: "
-            "it cannot be trained as one piece",
+            f"the template puts text of message {int(owner[foreign[0]])} inside this one: it "
+            "cannot be trained as one piece",
             reason="foreign_text",
             message_index=index,
         )
     space = _SPACE.match(text, end)
     behind = space.end() if space else end
     stop = (stops.pattern.search if is_answer else stops.pattern.match)(text, behind)
-    if stop is None or (owner[end : stop.end()] >= 0).any():
+    if stop is None or (rendering.origins[end : stop.end()] >= 0).any():
         return _laid(base, index, start, end, None)
     run = stops.first_run(text, stop.start()) or stop
     return _laid(base, index, start, run.end(), run.group())
@@ -162,10 +164,14 @@ def _completion(turn: Turn) -> str:
     return turn.text[turn.prompt_end : turn.completion_end]
 
 
+@lru_cache(maxsize=1)  # one text, many messages
+def _first_visible(base: TokenizedTurn) -> npt.NDArray[np.intp]:
+    return first_visible(base.turn.text, base.tokens.offsets)
+
+
 def _laid(base: TokenizedTurn, index: int, start: int, end: int, stop: str | None) -> TokenizedTurn:
     """Return characters of a text as a turn with its tokens."""
-    offsets = base.tokens.offsets
-    first = first_visible(base.turn.text, offsets)
+    first = _first_visible(base)
     inside = np.flatnonzero((first >= start) & (first < end))
     if not inside.size:
         raise ParityError(

@@ -6,6 +6,7 @@ missing: training on what is left would teach an answer that nobody gave.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,8 +14,10 @@ import numpy as np
 
 from lossmask.errors import ParityError
 from lossmask.example import Finding
+from lossmask.leaf_places import Positions
 from lossmask.rendering import Message, Rendering
-from lossmask.traced_text import COARSE, leaf_of
+from lossmask.traced_text import COARSE
+from lossmask.white_space import is_visible
 
 THINK_PAIRS = (
     ("<think>", "</think>"),
@@ -83,27 +86,28 @@ class _Written:
     """Which characters of one message's strings a rendering shows."""
 
     def __init__(self, rendering: Rendering, index: int, end: int) -> None:
-        self._origins = rendering.origins[:end]
-        self._leaf = leaf_of(self._origins)
-        self._number = {
-            leaf.path: number
-            for number, leaf in enumerate(rendering.leaves)
-            if leaf.message_index == index and not leaf.is_key
-        }
+        self._rendering = rendering
+        self._index = index
+        self._end = end
 
     def missing(self, path: str, text: str) -> list[int]:
         """Return the offsets of visible characters of ``text`` that are not shown."""
-        number = self._number.get(path)
-        offsets = self._origins[self._leaf == number] & COARSE if number is not None else []
-        shown = set(np.unique(offsets).tolist())
-        if COARSE in shown:
+        offsets = self._rendering.origins[self._positions(path)] & COARSE
+        if np.array_equal(offsets, np.arange(len(text))) or (offsets == COARSE).any():
             return []
-        return [at for at, c in enumerate(text) if not c.isspace() and at not in shown]
+        is_missing = is_visible(text)
+        is_missing[offsets[offsets < len(text)]] = False
+        missing: list[int] = np.flatnonzero(is_missing).tolist()
+        return missing
 
     def is_contiguous(self, path: str) -> bool:
         """Return whether nothing else stands between the characters of a string."""
-        at = np.flatnonzero(self._leaf == self._number.get(path, -1))
+        at = self._positions(path)
         return not at.size or int(at[-1] - at[0]) + 1 == at.size
+
+    def _positions(self, path: str) -> Positions:
+        places = self._rendering.places
+        return places.positions(places.number(self._index, path), self._end)
 
 
 def _visible(message: Message) -> Iterator[tuple[str, str]]:
@@ -155,12 +159,13 @@ def _is_inline_reasoning(text: str, missing: list[int]) -> bool:
 
 def _loses_reasoning(text: str, missing: list[int]) -> bool:
     """Return whether more than the tags of a think block is missing."""
+    if not missing:
+        return False
     tags = {
         at
         for pair in THINK_PAIRS
         for tag in pair
-        for start in range(len(text))
-        if text.startswith(tag, start)
-        for at in range(start, start + len(tag))
+        for found in re.finditer(re.escape(tag), text)  # none overlaps itself
+        for at in range(*found.span())
     }
     return not tags.issuperset(missing)
