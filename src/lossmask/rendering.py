@@ -21,11 +21,12 @@ from transformers import PreTrainedTokenizerBase
 from lossmask.errors import TemplateError, TokenizerError
 from lossmask.leaf_places import LeafPlaces
 from lossmask.look_ahead import WatchedMessages
+from lossmask.plain_environment import PlainEnvironment
+from lossmask.plain_reading import PlainReading
 from lossmask.sampling import is_sampled
 from lossmask.template_environment import TracedMessage, TracingEnvironment
 from lossmask.traced_text import (
     COARSE,
-    LITERAL,
     MIXED,
     OF_TOOLS,
     Mark,
@@ -158,7 +159,7 @@ class ChatTemplate:
         self.given = chat_template
         self.trace_tools = trace_tools
         self._compiled: dict[str, tuple[TracingEnvironment, Any]] = {}
-        self._plainly_compiled: dict[str, tuple[TracingEnvironment, Any]] = {}
+        self._plainly_compiled: dict[str, tuple[PlainEnvironment, Any]] = {}
         self._rendered = 0
         self._invitations: dict[tuple[str, str], str] = {}  # generation prompts that are constant
         if chat_template is None and not tokenizer.chat_template:
@@ -306,35 +307,22 @@ class ChatTemplate:
             where its beginnings end that render alike, all of it included. None if the template
             raises, or computes anything by another code than transformers'.
         """
-        environment, compiled = self._compile(self.source(None), plainly=True)
+        environment, compiled = self._compile_plainly(self.source(None))
         environment.begin(len(traced))
         messages = WatchedMessages(traced, environment.watch)
         seen = {**compiled.globals, **variables, "messages": messages}
-        pieces: list[str] = []
-        runs: list[tuple[int, int, int]] = []
-        marks: list[tuple[int, Mark]] = []
-        at = 0
+        reading = PlainReading(environment.watch)
         try:
-            for piece in compiled.root_render_func(compiled.new_context(seen, shared=True)):
-                pieces.append(piece)
-                if type(piece) is not str:
-                    for position, mark in piece._marks:
-                        marks.append((at + position, mark))
-                    for length, origin in piece._runs:
-                        if origin != LITERAL:
-                            runs.append((at, length, origin))
-                        at += length
-                else:
-                    at += len(piece)
+            reading.read(compiled.root_render_func(compiled.new_context(seen, shared=True)))
         except MemoryError:
             raise
         except Exception:  # whatever it is, the whole way says it
             return None
         if environment.is_unproven:
             return None
-        ends = _proven_ends(environment, marks, at, len(traced))
-        ends[len(traced)] = at
-        return "".join(pieces), runs, ends
+        if environment.marking_loops:  # another loop than the one that is read
+            return None
+        return "".join(reading.pieces), reading.runs, reading.ends(len(traced))
 
     def is_due(self, text: str) -> bool:
         """Return whether a text is to be held against transformers' own, whatever is proven.
@@ -398,13 +386,17 @@ class ChatTemplate:
         seen: dict[str, Any] = json.loads(printed)
         return seen
 
-    def _compile(self, source: str, *, plainly: bool = False) -> tuple[TracingEnvironment, Any]:
-        """Compile a template, ``plainly`` without marks that plain messages do not need."""
-        compiled = self._plainly_compiled if plainly else self._compiled
-        if source not in compiled:
-            environment = TracingEnvironment(marks_generation=not plainly)
-            compiled[source] = (environment, environment.from_string(source))
-        return compiled[source]
+    def _compile(self, source: str) -> tuple[TracingEnvironment, Any]:
+        if source not in self._compiled:
+            environment = TracingEnvironment()
+            self._compiled[source] = (environment, environment.from_string(source))
+        return self._compiled[source]
+
+    def _compile_plainly(self, source: str) -> tuple[PlainEnvironment, Any]:
+        if source not in self._plainly_compiled:
+            environment = PlainEnvironment()
+            self._plainly_compiled[source] = (environment, environment.from_string(source))
+        return self._plainly_compiled[source]
 
     def _message_at_failure(
         self,

@@ -82,7 +82,7 @@ _AS_IN_STR = frozenset(
     {"strip", "lstrip", "rstrip", "startswith", "endswith", "find", "rfind", "index", "count"}
 )  # methods that TracedText leaves to str, or that cut by what str finds
 _MAPPINGS = frozenset({dict, TracedMessage})
-_OF_MAPPINGS = frozenset(dir(TracedMessage({}, 0)))  # names that are no key first of all
+OF_MAPPINGS = frozenset(dir(TracedMessage({}, 0)))  # names that are no key first of all
 
 
 class _GenerationMarks(Extension):
@@ -108,15 +108,15 @@ class _GenerationMarks(Extension):
         return nodes.Scope(marked).set_lineno(line)
 
 
-class _TracingCodeGenerator(CodeGenerator):
+class TracingCodeGenerator(CodeGenerator):
     """Compile ``a ~ b`` and ``a + b + c`` to one call that keeps origins, marks to plain calls."""
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         self._call_with_tuple("join_values", node.nodes, frame)
 
     def visit_Add(self, node: nodes.BinExpr, frame: Frame) -> None:
-        terms = _terms(node)
-        if len(terms) < _MANY_TERMS:
+        terms = terms_of(node)
+        if len(terms) < MANY_TERMS:
             super().visit_Add(node, frame)
         else:
             self._call_with_tuple("add_values", terms, frame)
@@ -127,19 +127,27 @@ class _TracingCodeGenerator(CodeGenerator):
             return
         others: list[nodes.Expr] = []
         for child in [*node.nodes, None]:
-            if child is not None and _marking(child) is None and len(_terms(child)) < _MANY_TERMS:
+            if child is not None and marking(child) is None and len(terms_of(child)) < MANY_TERMS:
                 others.append(child)
                 continue
             if others:
                 output = nodes.Output(others, lineno=node.lineno, environment=self.environment)
                 super().visit_Output(output, frame)
                 others = []
-            if child is not None and _marking(child):
-                self.writeline("yield ", child)
-                self.visit(child, frame)
+            if isinstance(child, nodes.Call):
+                self.write_mark(child, frame)
             elif child is not None:
-                self.writeline("yield from ", child)
-                self._call_with_tuple("added_pieces", _terms(child), frame)
+                self.write_sum(child, frame)
+
+    def write_mark(self, node: nodes.Call, frame: Frame) -> None:
+        """Write that a mark is yielded."""
+        self.writeline("yield ", node)
+        self.visit(node, frame)
+
+    def write_sum(self, node: nodes.Expr, frame: Frame) -> None:
+        """Write that the terms of a sum are yielded one by one."""
+        self.writeline("yield from ", node)
+        self._call_with_tuple("added_pieces", terms_of(node), frame)
 
     def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:
         if not self._visit_key(node.node, node.attr, "getattr", frame):
@@ -153,7 +161,7 @@ class _TracingCodeGenerator(CodeGenerator):
 
     def _visit_key(self, owner: nodes.Expr, key: str, method: str, frame: Frame) -> bool:
         """Write the look-up of a key in a variable so that one in a message takes no call."""
-        if not isinstance(owner, nodes.Name) or key in _OF_MAPPINGS:
+        if not isinstance(owner, nodes.Name) or key in OF_MAPPINGS:
             return False
         self.write("(")
         self.visit(owner, frame)
@@ -167,11 +175,11 @@ class _TracingCodeGenerator(CodeGenerator):
         return True
 
     def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:
-        marking = _marking(node)
-        if marking is None:
+        method = marking(node)
+        if method is None:
             super().visit_Call(node, frame, forward_caller=forward_caller)
             return
-        self.write(f"environment.{marking}(")  # ours: the sandbox has nothing to check
+        self.write(f"environment.{method}(")  # ours: the sandbox has nothing to check
         for argument in node.args:
             self.visit(argument, frame)
             self.write(", ")
@@ -185,7 +193,7 @@ class _TracingCodeGenerator(CodeGenerator):
         self.write("))")
 
 
-def _marking(node: nodes.Node) -> str | None:
+def marking(node: nodes.Node) -> str | None:
     """Return the name of the method that a node calls to mark a loop or tag, if it is one."""
     called: Any = node.node if isinstance(node, nodes.Call) else None
     is_ours = isinstance(called, nodes.EnvironmentAttribute) and called.name in _MARKING
@@ -193,10 +201,10 @@ def _marking(node: nodes.Node) -> str | None:
 
 
 _MARKING = frozenset({"mark_start", "mark_end", "mark_generation"})
-_MANY_TERMS = 3
+MANY_TERMS = 3
 
 
-def _terms(node: nodes.Expr) -> list[nodes.Expr]:
+def terms_of(node: nodes.Expr) -> list[nodes.Expr]:
     """Return the terms of ``a + b + c``, which is ``(a + b) + c``."""
     terms = []
     while isinstance(node, nodes.Add):
@@ -209,18 +217,16 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
     """The sandbox of transformers' chat templates, rendering to traced strings.
 
     Not thread-safe: it notes which message is being rendered, for error messages.
-
-    Args:
-        marks_generation: Whether ``{% generation %}`` tags become marks.
     """
 
-    code_generator_class = _TracingCodeGenerator
+    code_generator_class = TracingCodeGenerator
     intercepted_binops = frozenset({"%"})
     message_class = TracedMessage
     concat = staticmethod(concat)
 
-    def __init__(self, *, marks_generation: bool = True) -> None:
-        self.marks_generation = marks_generation
+    marks_generation = True
+
+    def __init__(self) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -364,7 +370,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         return values
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        if type(obj) in _MAPPINGS and attribute not in _OF_MAPPINGS:
+        if type(obj) in _MAPPINGS and attribute not in OF_MAPPINGS:
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
         if attribute == "encode" and isinstance(obj, TracedText):
             raise jinja2.TemplateError("bytes cannot be traced")
