@@ -47,7 +47,7 @@ from lossmask.confinement import Limits
 from lossmask.data_files import RawRow, in_chunks, read_rows
 from lossmask.encoded_rows import EncodedRows, examples_table
 from lossmask.preparing import EncoderSource
-from lossmask.row_batches import BATCH_SIZE
+from lossmask.row_batches import BATCH_SIZE, collection_paused
 from lossmask.tokenizing import TextTokenizer
 from lossmask.workers import Chunk, Workers
 
@@ -190,7 +190,8 @@ def _columns(encoder: Encoder, rows: list[Any]) -> None:
     batches = encoder.row_batches
     for number in range(0, len(rows), BATCH_SIZE):
         batch = rows[number : number + BATCH_SIZE]
-        layouts = [batches.lay_out(row) for row in batch]
+        with collection_paused():
+            layouts = [batches.lay_out(row) for row in batch]
         tokens = batches.tokenize([layout for layout in layouts if layout is not None])
         plain = iter(range(len(tokens.is_exact)))
         for place, (row, layout) in enumerate(zip(batch, layouts, strict=True)):

@@ -259,7 +259,7 @@ class Inline:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def start(self, count: int) -> None:
+    def start(self, count: int, *, expects_many: bool) -> None:
         pass
 
     def try_template(self, rows: Iterable[RawRow]) -> None:

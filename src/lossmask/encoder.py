@@ -42,7 +42,7 @@ from lossmask.renderers import (
     renderer_setting,
 )
 from lossmask.rendering import ChatTemplate, Message, NoTemplate
-from lossmask.row_batches import BATCH_SIZE, RowBatches
+from lossmask.row_batches import BATCH_SIZE, RowBatches, collection_paused
 from lossmask.setting import Proving, Setting
 from lossmask.stops import Stops
 from lossmask.tokenizing import TextTokenizer
@@ -341,7 +341,8 @@ class Encoder:
         batches, outcomes = self.row_batches, list[Outcome]()
         given = iter(rows)
         while batch := list(islice(given, BATCH_SIZE)):
-            layouts = [batches.lay_out(row) for row in batch]
+            with collection_paused():
+                layouts = [batches.lay_out(row) for row in batch]
             plain = [layout for layout in layouts if layout is not None]
             examples = iter(plain_examples(plain, batches.tokenize(plain)) if plain else ())
             for row, layout in zip(batch, layouts, strict=True):

@@ -52,6 +52,7 @@ Engine = Literal["local", "ray"]
 FORMAT = 1
 ROWS_PER_SHARD = 1000
 _SECONDS_BETWEEN_LOOKS = 1.0
+_LARGE = 2_000_000  # bytes of data for which it pays to load the fast backend at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +199,8 @@ def _prepare(
     notice: Callable[[str], None],
 ) -> Prepared:
     with Workers(source.load, limits) as pool:
-        pool.start(workers if engine == "local" else 1)
+        is_large = (total_bytes(paths) or _LARGE) >= _LARGE
+        pool.start(workers if engine == "local" else 1, expects_many=is_large)
         encoder = source.load()
         fingerprint = _fingerprint(paths, encoder, limits)
         out = OutputFolder(output or folder("prepared") / fingerprint[:32], fingerprint)

@@ -7,7 +7,9 @@ end. Everything else, and whatever turns out not to be plain after all, goes the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from lossmask.layout import Layout
@@ -20,6 +22,18 @@ from lossmask.vocabulary_bytes import VocabularyBytes
 BATCH_SIZE = 256
 """Rows that are tokenized together."""
 _ROWS_BEFORE_FAST = 64
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Let no garbage be collected in between: all that a batch makes lives until its end."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class RowBatches:
@@ -45,10 +59,8 @@ class RowBatches:
     def lay_out(self, row: Mapping[str, Any]) -> PlainLayout | None:
         """Lay out one row; None if it has to go the whole way."""
         self._rows += 1
-        tokenizer = self._setting.tokenizer
-        is_time = self._rows == _ROWS_BEFORE_FAST and self._use_fast
-        if is_time and isinstance(tokenizer, TextTokenizer):
-            tokenizer.use_fast_backend()
+        if self._rows == _ROWS_BEFORE_FAST:
+            self.expect_many()
         if not self._is_possible or self._conversations.invitation is None:
             return None
         if self._tokens is None:
@@ -57,6 +69,13 @@ class RowBatches:
                 self._is_possible = False
                 return None
         return self._conversations.lay_out(row)
+
+    def expect_many(self) -> None:
+        """Load the fast backend now, if it may be used and has not been loaded."""
+        tokenizer = self._setting.tokenizer
+        if self._use_fast and isinstance(tokenizer, TextTokenizer):
+            tokenizer.use_fast_backend()
+            self._use_fast = False
 
     def tokenize(self, layouts: Sequence[PlainLayout]) -> FlatTokens:
         """Tokenize what was laid out."""

@@ -10,13 +10,11 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
-import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -24,14 +22,12 @@ from lossmask.confinement import OUT_OF_MEMORY, Limits, confined, make_disposabl
 from lossmask.data_files import RawRow
 from lossmask.encoder import Encoder
 from lossmask.errors import LossmaskError
+from lossmask.fork_server import interrupts_held_back
 from lossmask.outcome import Outcome, Rejection
 from lossmask.plain_conversations import PlainLayout
 from lossmask.plain_examples import plain_example
 from lossmask.plain_tokens import FlatTokens
-from lossmask.row_batches import BATCH_SIZE
-
-if sys.platform != "win32":
-    from multiprocessing import forkserver, resource_tracker
+from lossmask.row_batches import BATCH_SIZE, collection_paused
 
 Progress = Callable[[int], None]
 """Called with the number of bytes of input that are done."""
@@ -39,13 +35,6 @@ Progress = Callable[[int], None]
 _SECONDS_BETWEEN_SNAPSHOTS = 1.0
 _SHARE_OF_SNAPSHOTS = 0.05  # of the time, at most: those of long examples take a while
 IN_BATCH, LOADING, BETWEEN_ROWS = -3, -2, -1  # what a worker says instead of the row it is at
-
-_IMPORTED_ONCE = (
-    "lossmask.preparing",
-    "transformers.models.auto.tokenization_auto",
-    "transformers.models.llama.configuration_llama",  # any configuration: they import torch
-)
-"""Modules that loading a tokenizer imports in seconds; a fork server hands them on in no time."""
 
 
 class Results(Protocol):
@@ -124,7 +113,9 @@ class _RemoteError(Exception):
 class Worker:
     """One process, seen from the one that it works for."""
 
-    def __init__(self, load: Callable[[], Encoder], limits: Limits, method: str) -> None:
+    def __init__(
+        self, load: Callable[[], Encoder], limits: Limits, method: str, expects_many: bool = False
+    ) -> None:
         context: Any = multiprocessing.get_context(method)
         self.pipe, theirs = context.Pipe()
         self._row = context.RawValue("q", LOADING)
@@ -132,10 +123,10 @@ class Worker:
         inherited = self.pipe if method == "fork" else None
         self._process = context.Process(
             target=_work,
-            args=(theirs, inherited, self._row, load, limits, os.getcwd()),
+            args=(theirs, inherited, self._row, load, limits, os.getcwd(), expects_many),
             daemon=True,
         )
-        with _interrupts_held_back(), warnings.catch_warnings():
+        with interrupts_held_back(), warnings.catch_warnings():
             # Python 3.12 warns of any thread; those of numpy and torch hold nothing while they idle
             warnings.filterwarnings("ignore", r".*multi-threaded.*fork\(\)", DeprecationWarning)
             self._process.start()
@@ -188,7 +179,13 @@ class Worker:
 
 
 def _work(
-    pipe: Any, inherited: Any, at: Any, load: Callable[[], Encoder], limits: Limits, folder: str
+    pipe: Any,
+    inherited: Any,
+    at: Any,
+    load: Callable[[], Encoder],
+    limits: Limits,
+    folder: str,
+    expects_many: bool,
 ) -> None:
     """Be a worker: load the encoder, then encode chunks until the pipe is closed."""
     if inherited is not None:
@@ -199,6 +196,8 @@ def _work(
     make_disposable()
     try:
         encoder = load()
+        if expects_many:
+            encoder.row_batches.expect_many()
         at.value = BETWEEN_ROWS
         while (chunk := _next_chunk(pipe)) is not None:
             _encode_chunk(chunk, pipe, at, encoder, limits)
@@ -221,7 +220,7 @@ def _encode_chunk(chunk: Chunk[Any], pipe: Any, at: Any, encoder: Encoder, limit
     take_flat = chunk.results.add_flat if isinstance(chunk.results, FlatResults) else None
     for first in range(chunk.done, len(chunk.rows), BATCH_SIZE):
         batch = range(first, min(first + BATCH_SIZE, len(chunk.rows)))
-        with confined(limits) as begin_row:
+        with confined(limits) as begin_row, collection_paused():
             plain = _encode_plain(chunk, batch, at, encoder, begin_row)
             for index in batch:
                 raw = chunk.rows[index]
@@ -337,31 +336,3 @@ def _picklable(error: BaseException) -> BaseException:
     except Exception:  # whatever pickling it raises, what it says is to arrive
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
-
-
-def start_fork_server() -> None:
-    """Let the fork server import what workers need while this process does something else."""
-    if sys.platform != "win32":
-        multiprocessing.set_forkserver_preload(list(_IMPORTED_ONCE))
-        with _interrupts_held_back():
-            forkserver.ensure_running()
-
-
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach, not even while they start."""
-    if sys.platform == "win32":
-        yield
-        return
-    resource_tracker.ensure_running()  # starting it later would let interrupts through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def starting_method() -> str:
-    """Return how to start processes: quickly where there are fork servers, else from scratch."""
-    fits_a_socket_address = len(os.fsencode(tempfile.gettempdir())) < 70
-    return "forkserver" if sys.platform == "linux" and fits_a_socket_address else "spawn"

@@ -19,6 +19,7 @@ from lossmask.confinement import REASON, Limits, name_of_exit, ran_out_of_time, 
 from lossmask.data_files import RawRow
 from lossmask.encoder import Encoder
 from lossmask.errors import LossmaskError, TemplateError
+from lossmask.fork_server import start_fork_server, starting_method
 from lossmask.outcome import Outcome
 from lossmask.worker import (
     BETWEEN_ROWS,
@@ -28,8 +29,6 @@ from lossmask.worker import (
     Progress,
     R,
     Worker,
-    start_fork_server,
-    starting_method,
 )
 
 __all__ = ["Chunk", "Progress", "Workers", "encode_apart"]
@@ -71,6 +70,7 @@ class Workers:
         self._limits = limits
         self._method = method or starting_method()
         self._workers: list[Worker] = []
+        self._expects_many = False
         if self._method == "forkserver":
             start_fork_server()
 
@@ -82,10 +82,19 @@ class Workers:
             worker.kill()
         self._workers.clear()
 
-    def start(self, count: int) -> None:
-        """Let processes load the encoder while this one does something else."""
+    def start(self, count: int, *, expects_many: bool = False) -> None:
+        """Let processes load the encoder while this one does something else.
+
+        Args:
+            count: Processes.
+            expects_many: Let them, and those that replace them, load the fast backend at once.
+        """
+        self._expects_many = expects_many
         while len(self._workers) < count:
-            self._workers.append(Worker(self._load, self._limits, self._method))
+            self._workers.append(self._worker())
+
+    def _worker(self) -> Worker:
+        return Worker(self._load, self._limits, self._method, self._expects_many)
 
     def encode(
         self,
@@ -199,7 +208,7 @@ class Workers:
         for worker in self._workers:
             if worker.chunk is None:
                 return worker
-        self._workers.append(Worker(self._load, self._limits, self._method))
+        self._workers.append(self._worker())
         return self._workers[-1]
 
 
