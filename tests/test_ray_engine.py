@@ -8,7 +8,7 @@ import pickle
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +21,12 @@ import pytest
 
 from lossmask import LossmaskError, PolicyError, preparing, ray_engine
 from lossmask.confinement import Limits
-from lossmask.data_files import places_of_chunks
+from lossmask.data_files import RawRow, places_of_chunks, read_rows
 from lossmask.embedded import DEMO_MODEL
 from lossmask.output_folder import OutputFolder
 from lossmask.prepared import load_prepared
 from lossmask.preparing import EncoderSource, prepare
+from lossmask.raw_rows import Place
 from lossmask.ray_engine import RayJob, connected_to_ray, encode_on_ray, ray_job
 from tests.scenarios import assistant, user
 
@@ -77,10 +78,8 @@ def _no_processes_left() -> Iterator[None]:
 
 def answers(job: RayJob) -> list[tuple[int, int, bytes | None]]:
     """Do what Ray's tasks do, here."""
-    [*tables] = map(
-        lambda places: ray_engine._write_chunks(places, job),
-        ray_engine._blocks(list(places_of_chunks(job.paths, job.rows_per_chunk))),
-    )
+    places = list(places_of_chunks(job.paths, job.rows_per_chunk))
+    tables = [ray_engine._write_chunks(block, job) for block in ray_engine._blocks(places)]
     return [tuple(row.values()) for table in tables for row in table.to_pylist()]
 
 
@@ -102,6 +101,25 @@ def test_a_chunk_is_written_once_and_its_size_told(job: RayJob, tmp_path: Path) 
     records = dict(OutputFolder(tmp_path / "out", "of the test").records())
     assert [records[k]["counts"]["rows_in"] for k in range(3)] == [10, 10, 5]
     assert [each["row"] for k in range(3) for each in records[k]["rejected"]] == [0, 7, 14, 21]
+
+
+def test_files_that_are_read_from_their_beginning_are_read_once_for_places_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [write(tmp_path / "a.csv", ["prompt,completion", *(f"q{k},a{k}" for k in range(25))])]
+    places = list(places_of_chunks(paths, 5))
+    opened: list[int] = []
+
+    def read(paths: Sequence[Path], place: Place) -> Iterator[RawRow]:
+        opened.append(place.row)
+        return read_rows(paths, place)
+
+    monkeypatch.setattr(ray_engine, "read_rows", read)
+    rows = ray_engine._Rows(paths)
+    order = [0, 1, 3, 4, 2]
+    taken = [[raw.row for raw in rows.take(places[k], 5)] for k in order]
+    assert taken == [list(range(5 * k, 5 * k + 5)) for k in order]
+    assert opened == [0, 10]
 
 
 def test_a_node_that_does_not_see_the_output_refuses_to_write(job: RayJob, tmp_path: Path) -> None:
@@ -174,7 +192,9 @@ def test_chunks_that_ray_gave_up_are_handed_out_again(
 
     monkeypatch.setattr(ray_engine, "_pass", one_pass)
     told: list[int] = []
-    with pytest.raises(LossmaskError, match="Ray cannot go on: node 10.0.0.7 ran out of memory"):
+    with pytest.raises(
+        LossmaskError, match=r"Ray cannot go on: node 10\.0\.0\.7 ran out of memory"
+    ):
         encode_on_ray(job, 1, told.append)
     assert passes == [([0, 10, 20], False), ([10, 20], False), ([10, 20], True)]
     assert told == [7]
@@ -223,7 +243,7 @@ def cluster() -> Iterator[Any]:
             patch.setenv(name, value)
         patch.delenv("RAY_ADDRESS", raising=False)
         import ray
-        from ray._raylet import Config
+        from ray._raylet import Config  # type: ignore[attr-defined]
         from ray.cluster_utils import Cluster
 
         Config.initialize("")  # reads the environment anew, where ray was imported before
