@@ -7,13 +7,13 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from lossmask import Encoder, Policy
+from lossmask import Encoder, Policy, PolicyError, ray_engine
 from lossmask.cli import main
 from lossmask.embedded import DEMO_MODEL
 from tests.scenarios import assistant, user
@@ -107,6 +107,32 @@ def test_prepare_again_says_the_same_and_overwrite_is_asked_for(
     assert "replace it with --overwrite" in refused.err
     replaced = lossmask("prepare", data, "-t", TOKENIZER, "-o", output, "--overwrite")
     assert (replaced.code, "2  rows in" in replaced.out) == (0, True)
+
+
+def test_prepare_refuses_an_engine_that_it_does_not_know(lossmask: Command, tmp_path: Path) -> None:
+    data, output = write(tmp_path / "chats.jsonl", GOOD), tmp_path / "out"
+    result = lossmask("prepare", data, "-t", TOKENIZER, "-o", output, "--engine", "rya")
+    assert result.code == 1
+    assert "error (bad_policy): engine is 'rya'; did you mean 'ray'?" in result.err
+    assert not output.exists()
+
+
+def test_prepare_passes_the_address_of_the_cluster(
+    lossmask: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str | None, int]] = []
+
+    def connect(address: str | None, workers: int) -> NoReturn:
+        asked.append((address, workers))
+        raise PolicyError("no cluster", reason="no_ray")
+
+    monkeypatch.setattr(ray_engine, "connected_to_ray", connect)
+    data, output = write(tmp_path / "chats.jsonl", GOOD), tmp_path / "out"
+    command = ("prepare", data, "-t", TOKENIZER, "-o", output, "--engine", "ray")
+    result = lossmask(*command, "--ray-address", "10.0.0.1:6379")
+    assert (result.code, "error (no_ray): no cluster" in result.err) == (1, True)
+    lossmask(*command, "--workers", "3")
+    assert asked == [("10.0.0.1:6379", 0), (None, 3)]
 
 
 def test_prepare_applies_the_policy_options(lossmask: Command, tmp_path: Path) -> None:

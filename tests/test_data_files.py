@@ -6,8 +6,11 @@ import hashlib
 import json
 import pickle
 import re
+from itertools import islice
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lossmask import InputError
@@ -16,6 +19,7 @@ from lossmask.data_files import (
     check_files,
     fingerprint_of,
     in_chunks,
+    places_of_chunks,
     read_row,
     read_rows,
     total_bytes,
@@ -214,3 +218,43 @@ def test_chunks_hold_every_row_in_order(tmp_path: Path) -> None:
     chunks = list(in_chunks(read_rows([path]), 3))
     assert [[raw.row for raw in chunk] for chunk in chunks] == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(in_chunks(iter([]), 3)) == []
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 100])
+def test_the_rows_of_a_chunk_are_read_from_its_place(tmp_path: Path, size: int) -> None:
+    table = pa.table({"prompt": [f"p{k}" for k in range(8)], "completion": ["c"] * 8})
+    pq.write_table(table, tmp_path / "b.parquet", row_group_size=3)
+    bom = b"\xef\xbb\xbf"
+    paths = [
+        write(tmp_path / "a.jsonl", bom + b'{"k": 0}\n\n{"k": 1}\r\n   \n\n{broken\n\n'),
+        write(tmp_path / "empty.jsonl", b""),
+        tmp_path / "b.parquet",
+        write(tmp_path / "c.csv", b"prompt,completion\n" + b"p,c\n" * 4),
+        write(tmp_path / "d.json", b'[{"k": 5}, {"k": 6}]'),
+        write(tmp_path / "e.jsonl", b'\n{"k": 7}\n{"k": 8}'),
+    ]
+    rows = list(read_rows(paths))
+    places = list(places_of_chunks(paths, size))
+    assert len(rows) == 3 + 8 + 4 + 2 + 2
+    assert [place.row for place in places] == list(range(0, len(rows), size))
+    for place in places:
+        chunk = list(islice(read_rows(paths, place), size))
+        assert chunk == rows[place.row : place.row + size]
+
+
+def test_reading_begins_at_the_line_and_at_the_row_group(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": list("abcdefgh")}), tmp_path / "a.parquet", row_group_size=3)
+    lines = write(tmp_path / "b.jsonl", b"{}\n\n[1]\n[2]\n")
+    found = list(places_of_chunks([tmp_path / "a.parquet", lines], 4))
+    assert [(place.row, place.file, place.start_row) for place in found] == [
+        (0, 0, 0),
+        (4, 0, 3),
+        (8, 1, 8),
+    ]
+    assert [place.start.position for place in found] == [0, 1, 0]
+    [_, _, third] = places_of_chunks([lines], 1)
+    assert (third.start.position, third.start.number, third.start_row) == (8, 3, 2)
+
+
+def test_files_without_rows_have_no_places(tmp_path: Path) -> None:
+    assert list(places_of_chunks([write(tmp_path / "a.jsonl", b"\n\n")], 10)) == []

@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
@@ -42,7 +42,7 @@ from lossmask.encoder import load_tokenizer
 from lossmask.formats import to_normal
 from lossmask.instruction_styles import cost_of, is_style
 from lossmask.max_rejected import MaxRejected
-from lossmask.preparing import prepare
+from lossmask.preparing import Engine, prepare
 from lossmask.terminal import (
     has_colour,
     progress_bar,
@@ -92,6 +92,19 @@ def prepare_command(
     workers: Annotated[
         int, typer.Option(min=0, help="Processes; 0 = one per core. The result is the same.")
     ] = 0,
+    engine: Annotated[
+        str,
+        typer.Option(help="local, or ray: processes on the nodes of a Ray cluster. Same result."),
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            help="Of the Ray cluster, as auto or 10.0.0.1:6379. Default: RAY_ADDRESS, else Ray is "
+            "started on this machine.",
+            show_default=False,
+        ),
+    ] = None,
     max_rejected: Annotated[
         str | None,
         typer.Option(
@@ -144,8 +157,10 @@ def prepare_command(
             data,
             source,
             output,
-            workers=_workers(workers, total),
+            workers=_workers(workers, total) if engine == "local" else workers,
             limits=Limits(max_seconds, max_memory),
+            engine=cast(Engine, engine),  # which refuses others
+            ray_address=ray_address,
             max_rejected=most,
             overwrite=overwrite,
             progress=lambda done: progress.advance(task, done),

@@ -45,7 +45,7 @@ from lossmask.setting import Proving
 from lossmask.worker import Chunk, Progress
 from lossmask.workers import Workers
 
-__all__ = ["Counts", "EncoderSource", "Prepared", "prepare"]
+__all__ = ["Counts", "EncoderSource", "Engine", "Prepared", "prepare"]
 
 Engine = Literal["local", "ray"]
 

@@ -201,13 +201,14 @@ def _pass(
     """
     from ray.data import TaskPoolStrategy, from_arrow
 
+    blocks = _blocks(places)
     with _quiet_ray_data(max_errored_blocks=0 if is_strict else -1):
-        answers = from_arrow(_blocks(places)).map_batches(
+        answers = from_arrow(blocks).map_batches(
             _write_chunks,
             fn_args=(job,),
             batch_size=None,
             batch_format="pyarrow",
-            compute=TaskPoolStrategy(workers),
+            compute=TaskPoolStrategy(min(workers, len(blocks))),
             num_cpus=1,
         )
         for answer in answers.iter_rows():
