@@ -38,7 +38,7 @@ from lossmask.traced_text import (
 
 Message = dict[str, Any]
 _COMPARED_AT_FIRST = 16  # renderings of a template
-_ONE_IN = 251  # of those that come later
+_ONE_IN = 64  # of those that come later
 _UNTRACED_KEYS = frozenset({"role"})  # the role is scaffolding: a header names it, nobody wrote it
 
 
@@ -283,7 +283,7 @@ class ChatTemplate:
 
         Args:
             traced: Messages whose contents are traced.
-            variables: All other variables of the template.
+            variables: All other variables of the template, as of ``seen_variables``.
 
         Returns:
             The text, its runs, and where its beginnings end that render alike, all of it included;
@@ -302,6 +302,13 @@ class ChatTemplate:
         ends = _proven_ends(environment, text, len(traced))
         return str.__str__(text), runs_of_text(text), ends | {len(traced): len(text)}
 
+    def seen_variables(self, template_variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a template sees besides messages, without tools and generation prompt."""
+        probe = [{"role": "user", "content": ""}]
+        seen = self._seen_by_template(probe, None, template_variables)
+        del seen["messages"]
+        return {"documents": None, **seen, "add_generation_prompt": False}
+
     def is_due(self, text: str) -> bool:
         """Return whether a text is to be held against transformers' own, whatever is proven.
 
@@ -310,7 +317,7 @@ class ChatTemplate:
         self._rendered += 1
         return (
             self._rendered <= _COMPARED_AT_FIRST
-            or adler32(text.encode("utf-8", "replace")) % 64 == 0
+            or adler32(text.encode("utf-8", "replace")) % _ONE_IN == 0
         )
 
     def _compare(self, text: str, expected: str) -> None:
