@@ -7,7 +7,7 @@ is another implementation of the same file format, some forty times faster. It i
   character and white space, and what pre-tokenizers are known to disagree about. That is found out
   once per tokenizer and versions, and remembered beside the proofs of templates;
 * and as long as it does: some texts of every run are encoded by both (:meth:`FastBackend.encode`),
-  and one difference ends it with :class:`BackendDiffers`.
+  and one difference ends it with :class:`BackendDiffers`, which is remembered, too.
 """
 
 from __future__ import annotations
@@ -45,11 +45,13 @@ class FastBackend:
     Args:
         tokenizer: A tokenizer that :func:`fast_backend` has proven.
         native: Its ``fastokens`` twin.
+        key: Of what is remembered about both.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, native: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, native: Any, key: str) -> None:
         self._tokenizer = tokenizer
         self._native = native
+        self._key = key
 
     def encode(self, texts: Sequence[str]) -> tuple[Ids, Bounds]:
         """Encode texts, without special tokens.
@@ -66,8 +68,11 @@ class FastBackend:
         ids, bounds = self._encode(texts)
         for number, text in enumerate(texts):
             if is_sampled(text, _ONE_IN):
-                own = ids[bounds[number] : bounds[number + 1]]
-                self.check(text, own)
+                try:
+                    self.check(text, ids[bounds[number] : bounds[number + 1]])
+                except BackendDiffers as error:
+                    remember("backends", self._key, {"why_not": error.detail})
+                    raise
         return ids, bounds
 
     def check(self, text: str, ids: Ids) -> None:
@@ -120,7 +125,7 @@ def fast_backend(tokenizer: PreTrainedTokenizerBase) -> FastBackend | str:
     if not tokenizer.is_fast:
         return f"a {type(tokenizer).__name__} has no tokenizer.json"
     source = tokenizer.backend_tokenizer.to_str()
-    key = _key(source)
+    key = _key(tokenizer, source)
     known = recall("backends", key)
     if known is not None and known["why_not"]:
         return str(known["why_not"])
@@ -129,7 +134,7 @@ def fast_backend(tokenizer: PreTrainedTokenizerBase) -> FastBackend | str:
         native = native_class.from_json_str(source)
         native.no_truncation()
         native.no_padding()
-        backend = FastBackend(tokenizer, native)
+        backend = FastBackend(tokenizer, native, key)
         if known is None:
             backend.prove()
     except BackendDiffers as error:
@@ -233,9 +238,15 @@ def _fastokens() -> Any:
     return Tokenizer
 
 
-def _key(source: str) -> str:
-    """Return a hash of the tokenizer and of all that its ids depend on."""
+def _key(tokenizer: PreTrainedTokenizerBase, source: str) -> str:
+    """Return a hash of the tokenizer and of all that its ids depend on.
+
+    ``tokenizer.json`` does not say whether special tokens are found in text.
+    """
+    kind = type(tokenizer)
     parts = [str(_PROBE_FORMAT), sys.version.split()[0], unicodedata.unidata_version]
+    parts += [kind.__module__, kind.__qualname__, str(tokenizer.split_special_tokens)]
+    parts += [str(tokenizer.backend_tokenizer.encode_special_tokens)]
     for name in ("lossmask", "fastokens", "tokenizers", "transformers"):
         try:
             parts.append(version(name))

@@ -34,7 +34,7 @@ from lossmask.traced_text import COARSE, leaf_text
 from lossmask.written import THINK_PAIRS
 
 _ROLES = frozenset({"system", "user", "assistant"})
-_READ = {"role", "content"}
+_READ = ("role", "content")
 _PROBE_MESSAGES = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 _PROBE_VALUES: tuple[Any, ...] = ("x", "[]", 1, 0.5, True, None, ["x"], [{"x": 1}], {"x": 1}, [])
 
@@ -72,25 +72,24 @@ class PlainConversations:
         self.is_possible = _is_possible(setting, layout)
         if self.is_possible:
             control = control_tokens_of(setting.tokenizer, setting.stops)
-            self._telling = _telling_parts([*control.texts.values()])
-            self._variables = {
-                **setting.tokenizer.tokenizer.special_tokens_map,
-                **setting.template_variables,
-                "tools": None,
-                "documents": None,
-                "add_generation_prompt": False,
-            }
+            texts = [*filter(None, control.texts.values())]
+            self._telling = _telling_parts(texts)
+            self.is_possible = not any(text in key for text in texts for key in _READ)
 
     @property
     def invitation(self) -> str | None:
         """The generation prompt: None until the whole way has found that it is constant."""
-        template = self._setting.template
+        template, variables = self._setting.template, self._setting.template_variables
         if self._invitation is None and isinstance(template, ChatTemplate):
-            self._invitation = template.invitation(None, self._setting.template_variables)
+            self._invitation = template.invitation(None, variables)
+            if self._invitation is not None:
+                self._variables = template.seen_variables(variables)
         return self._invitation
 
     def lay_out(self, row: Mapping[str, Any]) -> PlainLayout | None:
         """Lay out one row; None if it takes the whole way."""
+        if type(row) is not dict and not isinstance(row, Mapping):
+            return None  # whatever a data file holds: the whole way says what is wrong with it
         messages = row.get("messages")
         if type(messages) is not list or not self._is_plain(messages):
             return None
@@ -112,18 +111,21 @@ class PlainConversations:
         for message in messages:
             if type(message) is not dict or len(message) != 2:
                 return False
-            if message.get("role") not in _ROLES or type(message.get("content")) is not str:
+            role = message.get("role")
+            if type(role) is not str or role not in _ROLES:
+                return False
+            if type(message.get("content")) is not str:
                 return False
         return bool(messages)
 
     def _are_harmless(self, row: Mapping[str, Any]) -> bool:
-        """Return whether the other keys of a row are none that any format reads."""
+        """Return whether no format reads the other keys of a row, alone or together."""
         keys = tuple(row)
         known = self._harmless.get(keys)
         if known is None:
-            known = self._harmless[keys] = all(
-                _changes_nothing(key) for key in keys if key != "messages"
-            )
+            others = [key for key in keys if key != "messages"]
+            known = all(_change_nothing([key]) for key in others) and _change_nothing(others)
+            self._harmless[keys] = known
         return known
 
     def _trained(self, roles: Sequence[str]) -> list[int]:
@@ -224,12 +226,12 @@ def _is_possible(setting: Setting, layout: Layout) -> bool:
     )
 
 
-def _changes_nothing(key: str) -> bool:
-    """Return whether a key beside ``messages`` is read by no format, whatever its value."""
+def _change_nothing(keys: Sequence[str]) -> bool:
+    """Return whether no format reads some keys beside ``messages``, whatever their value."""
+    plain = {"messages": _PROBE_MESSAGES}
     try:
         return all(
-            to_normal({"messages": _PROBE_MESSAGES, key: value}) == {"messages": _PROBE_MESSAGES}
-            for value in _PROBE_VALUES
+            to_normal(plain | dict.fromkeys(keys, value)) == plain for value in _PROBE_VALUES
         )
     except LossmaskError:
         return False
@@ -237,7 +239,7 @@ def _changes_nothing(key: str) -> bool:
 
 def _telling_parts(texts: Sequence[str]) -> list[str]:
     """Return a few short strings of which every text holds one: text without them holds none."""
-    left = [text for text in texts if text]
+    left = list(texts)
     parts: list[str] = []
     while left:
         pairs = [text[at : at + 2] for text in left for at in range(max(1, len(text) - 1))]
@@ -272,5 +274,6 @@ def _end_of_stop(follows: str, stops: Stops) -> int:
 
 @cache
 def _could_think(invitation: str) -> bool:
-    """Return whether a generation prompt could begin a think block."""
-    return not invitation.strip() or any(opening in invitation for opening, _ in THINK_PAIRS)
+    """Return whether a generation prompt could begin a think block, or end one's beginning."""
+    end = invitation.rstrip()
+    return any(opening in invitation or opening.endswith(end) for opening, _ in THINK_PAIRS)

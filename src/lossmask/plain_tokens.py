@@ -80,7 +80,7 @@ class PlainTokens:
         self._vocabulary = vocabulary
         self._encode = setting.tokenizer.encode_flat
         self._fit = setting.fit
-        self._is_control = _flags(size, control.ids)
+        self._is_control = _flags(size, [*control.ids, *setting.stops.ids])
         self._is_stop = _flags(size, np.intersect1d(list(setting.stops.ids), added))
         self._unknown = tokenizer.unk_token_id
         self._invitation = self._end_of(invitation, _flags(size, added))

@@ -40,7 +40,7 @@ from lossmask.traced_text import (
 
 Message = dict[str, Any]
 _COMPARED_AT_FIRST = 16  # renderings of a template
-_ONE_IN = 251  # of those that come later
+_ONE_IN = 64  # of those that come later
 _UNTRACED_KEYS = frozenset({"role"})  # the role is scaffolding: a header names it, nobody wrote it
 
 
@@ -300,7 +300,7 @@ class ChatTemplate:
 
         Args:
             traced: Messages whose contents are traced.
-            variables: All other variables of the template.
+            variables: All other variables of the template, as of ``seen_variables``.
 
         Returns:
             The text; first character, length and origin of each of its runs that is not literal;
@@ -323,6 +323,13 @@ class ChatTemplate:
         if environment.marking_loops:  # another loop than the one that is read
             return None
         return "".join(reading.pieces), reading.runs, reading.ends(len(traced))
+
+    def seen_variables(self, template_variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a template sees besides messages, without tools and generation prompt."""
+        probe = [{"role": "user", "content": ""}]
+        seen = self._seen_by_template(probe, None, template_variables)
+        del seen["messages"]
+        return {"documents": None, **seen, "add_generation_prompt": False}
 
     def is_due(self, text: str) -> bool:
         """Return whether a text is to be held against transformers' own, whatever is proven.

@@ -1,0 +1,87 @@
+"""Examples out of a batch are those that the whole way builds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from lossmask import Encoder
+from lossmask.embedded import DEMO_MODEL
+from lossmask.example import Span
+from lossmask.plain_conversations import PlainLayout
+from lossmask.plain_examples import plain_example, plain_examples
+from lossmask.plain_tokens import FlatTokens
+from tests.both_ways import check_both_ways, contents, ready
+from tests.scenarios import assistant, system, user
+
+
+def flat(texts: list[list[str]], in_loss: list[list[int]], *, exact: list[bool]) -> FlatTokens:
+    """Return tokens that spell texts, their ids counted through."""
+    lengths = [len(text) for text in texts]
+    bounds = np.cumsum([0, *(len(token.encode("latin-1")) for text in texts for token in text)])
+    total = sum(lengths)
+    weights = np.array([weight for each in in_loss for weight in each], np.float32)
+    ids = np.arange(total, dtype=np.int32)
+    return FlatTokens(
+        np.cumsum([0, *lengths]),
+        ids,
+        np.where(weights > 0, ids, np.int32(-100)),
+        weights,
+        np.arange(total, dtype=np.int32) % 3 - 1,
+        bounds.astype(np.int64),
+        np.array(exact),
+    )
+
+
+ASCII = PlainLayout("Q a b.!", [(0, 2, 3), (1, 4, 5)], [(1, 4, 6)])
+TOKENS = ["Q", " a", " ", "b", ".", "!"]
+
+
+def test_an_example_has_its_part_of_every_column() -> None:
+    tokens = flat([["x"], TOKENS], [[0], [0, 0, 0, 1, 1, 0]], exact=[True, True])
+    example = plain_example(ASCII, tokens, 1)
+    assert example.input_ids.tolist() == [1, 2, 3, 4, 5, 6]
+    assert example.offsets.tolist() == [[0, 1], [1, 3], [3, 4], [4, 5], [5, 6], [6, 7]]
+    assert example.labels.tolist() == [-100, -100, -100, 4, 5, -100]
+    assert example.message_index.tolist() == [0, 1, -1, 0, 1, -1]
+    assert example.spans == (Span(1, 4, 6, 3, 5, "."),)
+    assert example.supervised_text == ["b."]
+    assert (example.findings, example.ignorable) == ((), None)
+    assert type(example.spans[0].token_start) is int
+
+
+def test_tokens_of_one_character_each_have_all_of_it() -> None:
+    text = "é🙂x"
+    layout = PlainLayout(text, [(0, 0, 2)], [(0, 0, 3)])
+    pieces = [
+        piece.decode("latin-1") for piece in (b"\xc3", b"\xa9\xf0", b"\x9f", b"\x99\x82", b"x")
+    ]
+    example = plain_example(layout, flat([pieces], [[1] * 5], exact=[True]), 0)
+    assert example.offsets.tolist() == [[0, 1], [0, 2], [1, 2], [1, 2], [2, 3]]
+    assert str(example.offsets.dtype) == "int32"
+    assert example.spans == (Span(0, 0, 3, 0, 5, "x"),)
+
+
+def test_what_is_not_exact_is_none() -> None:
+    tokens = flat([TOKENS, TOKENS], [[0, 0, 0, 1, 1, 0]] * 2, exact=[False, True])
+    first, second = plain_examples([ASCII, ASCII], tokens)
+    assert first is None
+    assert second is not None
+    assert second.input_ids.tolist() == [6, 7, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [user("Hi"), assistant("Yes.")],
+        [system("🙂"), user(""), assistant("世界 é"), user(" \n"), assistant("\n\nx\n")],
+        [user("e\u0301\u0323"), assistant("\u0301x"), assistant("y")],
+    ],
+)
+def test_an_example_is_that_of_the_whole_way(messages: list[dict[str, str]]) -> None:
+    encoder = ready(Encoder(AutoTokenizer.from_pretrained(DEMO_MODEL), fast=False))
+    row = {"messages": messages}
+    assert check_both_ways(encoder, [row]) == 1
+    [outcome] = encoder.encode_batch([row])
+    assert contents(outcome.examples[0]) == contents(encoder.encode(messages)[0])
