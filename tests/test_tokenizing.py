@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,6 +158,77 @@ def test_control_tokens_and_added_tokens_are_listed_longest_first_and_once(
     assert control == ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
     assert text_tokenizer.added_tokens() == (*control, "<tool>", "<t>")
     assert text_tokenizer.control_tokens() is control
+
+
+CHAT = "<|end|>a1<|end|>\nb 2<|end|>a1 e\u0301<|end|>\n"
+BEGINNINGS = [
+    CHAT[:3],  # inside an added token
+    CHAT[:16],
+    CHAT[:17] + "x",
+    "<|end|>a1<|end|>",
+    "",
+    "b",
+    CHAT,
+    CHAT[:24] + "<|end|>\nc",
+]
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        small_tokenizers.byte_level("a 1", "e n"),
+        small_tokenizers.byte_level("a 1", normalizer=normalizers.NFC()),
+        small_tokenizers.sentencepiece("\u2581 a", "a 1"),
+        small_tokenizers.wordpiece("a", "##1", "b"),
+        small_tokenizers.unigram("a1", "\u2581b"),
+    ],
+    ids=["bytes", "bytes, composed", "sentencepiece", "wordpiece", "unigram"],
+)
+@pytest.mark.parametrize("whole", [CHAT, CHAT.replace("e\u0301", "e"), "a1\n"])
+def test_texts_that_begin_alike_are_tokenized_as_each_alone(
+    tokenizer: PreTrainedTokenizerBase, whole: str
+) -> None:
+    text_tokenizer = TextTokenizer(tokenizer)
+    texts = [*BEGINNINGS, whole]
+    for text, tokens in zip(texts, text_tokenizer.encode(texts), strict=True):
+        [alone] = text_tokenizer.encode([text])
+        assert tokens.ids.tolist() == alone.ids.tolist()
+        assert tokens.ids.tolist() == tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokens.offsets.tolist() == alone.offsets.tolist(), text
+        assert len(tokens) == len(alone)
+
+
+def test_what_texts_begin_alike_with_is_tokenized_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = TextTokenizer(small_tokenizers.byte_level())
+    texts = ["<|end|>".join(map(str, range(count))) + "<|end|>" for count in range(1, 80)]
+    tokenizer.encode(texts[:2])  # tries out where texts can be cut
+    given: list[str] = []
+    encode = tokenizer.encode_flat
+
+    def noting(each: Sequence[str]) -> Any:
+        given.extend(each)
+        return encode(each)
+
+    monkeypatch.setattr(tokenizer, "encode_flat", noting)
+    *_, before, last = tokenizer.encode(texts)
+    assert sum(map(len, given)) <= len(texts[-1]) + len("<|end|>")
+    assert (before.base, before.shared) == (last, len(before) - 1)  # the text ends with a token
+
+
+def test_tokens_are_compared_with_others_of_the_same_text_and_of_another_one() -> None:
+    tokenizer = TextTokenizer(small_tokenizers.byte_level())
+    short, other, longer, last = tokenizer.encode(
+        ["a<|end|>b", "a<|end|>c", "a<|end|>b<|end|>", "a<|end|>b<|end|>d<|end|>"]
+    )
+    [alone] = tokenizer.encode(["a<|end|>b"])
+    for each in (short, longer, last):
+        assert each.begin_with(short)
+        assert each.begin_with(alone)
+        assert not each.begin_with(other)
+    assert alone.begin_with(short)
+    assert last.begin_with(longer)
+    assert not short.begin_with(longer)
+    assert not longer.begin_with(last)
 
 
 def test_a_tokenizer_survives_pickling() -> None:

@@ -8,9 +8,10 @@ only the three things that :class:`Piece` names are allowed.
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import numpy as np
 import numpy.typing as npt
@@ -85,7 +86,8 @@ def place(
     if b"".join(spelled) == seen.data:
         bounds = np.fromiter(accumulate(map(len, spelled), initial=0), np.int64, len(spelled) + 1)
         return seen.intervals(bounds[:-1], bounds[1:])
-    return _Placement(pieces, seen, unknown).place(begins_text)
+    between = [k for k, piece in enumerate(pieces) if piece.is_added or piece.is_unknown]
+    return _Placement(pieces, seen, unknown, spelled, [*between, len(pieces)]).place(begins_text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,35 +97,39 @@ class _Placement:
     pieces: Sequence[Piece]
     seen: NormalisedText
     unknown: Mapping[int, tuple[int, int]] | None
+    spelled: Sequence[bytes]
+    between: Sequence[int]
+    """The added and the unknown tokens, and the number of tokens."""
 
     def place(self, begins_text: bool) -> Offsets | Misfit:
-        bounds: list[tuple[int, int]] = []
+        starts: list[int] = []
+        ends: list[int] = []
         at, first, may_be_dummy = 0, 0, begins_text
         while True:
             stop = self._stop(first)
             dummy = self._dummy(first, stop, at, may_be_dummy)
             if dummy is None:
                 return self._misfit(first, stop, at)
-            for k in range(first, stop):
-                end = at + len(self.pieces[k].spelled) - (dummy if k == first else 0)
-                bounds.append((at, end))
-                at = end
+            if first < stop:
+                widths = map(len, self.spelled[first:stop])
+                borders = list(accumulate(chain([next(widths) - dummy], widths), initial=at))
+                starts += borders[:-1]
+                ends += borders[1:]
+                at = borders[-1]
             if stop == len(self.pieces):
-                starts, ends = np.asarray(bounds, np.int64).reshape(-1, 2).T
-                return self.seen.intervals(starts, ends)
-            end = self._choose_end(stop, at)
-            bounds.append((at, end))
-            at, first, may_be_dummy = end, stop + 1, True
+                return self.seen.intervals(np.array(starts, np.int64), np.array(ends, np.int64))
+            starts.append(at)
+            at = self._choose_end(stop, at)
+            ends.append(at)
+            first, may_be_dummy = stop + 1, True
 
     def _stop(self, first: int) -> int:
         """Return the first added or unknown token from ``first`` on, or the number of tokens."""
-        later = range(first, len(self.pieces))
-        between = (k for k in later if self.pieces[k].is_added or self.pieces[k].is_unknown)
-        return next(between, len(self.pieces))
+        return self.between[bisect_left(self.between, first)]
 
     def _dummy(self, first: int, stop: int, at: int, may_be_dummy: bool) -> int | None:
         """Return how many bytes of a stretch of tokens are a dummy space, None if it misfits."""
-        joined = b"".join([piece.spelled for piece in self.pieces[first:stop]])
+        joined = b"".join(self.spelled[first:stop])
         data = self.seen.data
         if data.startswith(joined, at) and self._fits(stop, at + len(joined)):
             return 0
