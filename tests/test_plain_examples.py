@@ -29,6 +29,7 @@ def flat(texts: list[list[str]], in_loss: list[list[int]], *, exact: list[bool])
         np.where(weights > 0, ids, np.int32(-100)),
         weights,
         np.arange(total, dtype=np.int32) % 3 - 1,
+        [int(sum(each)) for each in in_loss],
         bounds.astype(np.int64),
         np.array(exact),
     )

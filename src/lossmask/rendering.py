@@ -40,7 +40,7 @@ from lossmask.traced_text import (
 
 Message = dict[str, Any]
 _COMPARED_AT_FIRST = 16  # renderings of a template
-_ONE_IN = 64  # of those that come later
+_ONE_IN = 251  # of those that come later
 _UNTRACED_KEYS = frozenset({"role"})  # the role is scaffolding: a header names it, nobody wrote it
 
 
