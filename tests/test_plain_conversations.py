@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -21,7 +22,7 @@ from lossmask.plain_conversations import (
 )
 from lossmask.rendering import ChatTemplate
 from lossmask.stops import Stops
-from lossmask.traced_text import COARSE
+from lossmask.traced_text import COARSE, LITERAL
 from tests.both_ways import check_both_ways, ready
 from tests.fixture_templates import FIXTURE_TEMPLATES
 from tests.scenarios import Message, assistant, system, tool, user
@@ -343,7 +344,13 @@ def test_every_text_holds_one_of_its_telling_parts() -> None:
     ],
 )
 def test_contents_are_written_once_whole_and_in_order(runs: Any, expected: Any) -> None:
-    assert _written(runs, ["abc", "", "de"]) == expected
+    starts = np.cumsum([0, *(length for length, _ in runs)]).tolist()
+    placed = [
+        (start, length, origin)
+        for start, (length, origin) in zip(starts, runs, strict=False)
+        if origin != LITERAL
+    ]
+    assert _written(placed, ["abc", "", "de"]) == expected
 
 
 def test_a_completion_ends_behind_the_stops_that_follow_each_other() -> None:
