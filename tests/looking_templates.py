@@ -101,6 +101,11 @@ LOOKING = (
             "{% endfor %}"
         )
         + _ASKED,
+        "messages collected first": "{% set ns = namespace(all=[]) %}"
+        + _loop("{% set ns.all = ns.all + [m] %}")
+        + _loop("{{ m.content }}{{ loop.last }}", "ns.all")
+        + _ASKED,
+        "a message in a list": _loop("{% for n in [m] %}{{ n.content }}{% endfor %}") + _ASKED,
         "two loops": _loop("{{ m.role[0] }}") + _loop("{{ m.content }}") + _ASKED,
         "two loops, the first ended early": _loop("{% break %}")
         + _loop("{{ m.content }}{% if not loop.last %},{% endif %}")

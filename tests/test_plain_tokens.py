@@ -150,6 +150,24 @@ def _gpt2_like(*merges: str) -> PreTrainedTokenizerBase:
     return byte_level(*merges, use_regex=True)
 
 
+def looking_ahead() -> PreTrainedTokenizerBase:
+    """Return a tokenizer that cuts ``abc`` as ``ab c`` before an ``x``, else as ``a bc``."""
+    tokenizer = byte_level("a b", "b c")
+    bytes_alone = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    cut = pre_tokenizers.Split(Regex("ab(?=cx)|bc"), "isolated")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, bytes_alone])
+    return tokenizer
+
+
+ABC = SOURCE.replace("|>{{ m", "|>abc{{ m").replace("<|a|>{% endif", "<|a|>abc{% endif")
+
+
+def test_a_prompt_that_ends_in_other_ids_alone_takes_the_whole_way() -> None:
+    conversations = [[user("a"), assistant("x")], [user("x"), assistant("y")]]
+    flat = encoded(looking_ahead(), conversations, ABC)
+    assert flat.is_exact.tolist() == [False, True]
+
+
 def test_control_tokens_between_content_and_scaffold_are_seen() -> None:
     source = SOURCE.replace("{{ m.content }}", "{{ m.content }}!>")
     tokenizer = byte_level(added=[special("<!>"), special("a!")])

@@ -84,3 +84,9 @@ def test_exchanges_of_swift() -> None:
 def test_turns_that_cannot_be_read(turn: dict[str, Any], message: str) -> None:
     with pytest.raises(ConversationError, match=message):
         sharegpt_row({"conversations": [turn]}, Layout())
+
+
+def test_keys_that_are_no_strings_are_no_speakers() -> None:
+    said = {1: "a", None: [], "human": "hi", "assistant": "hey"}
+    with pytest.raises(ConversationError, match="the key 'from' is missing; keys found: 1, None"):
+        sharegpt_row({"conversations": [said]}, Layout())

@@ -68,7 +68,7 @@ def _message(message: Row, layout: Layout, index: int) -> Row:
 
 def _exchange(message: Row, layout: Layout, index: int) -> list[Row]:
     """Return ``{"human": ..., "assistant": ...}`` as two messages."""
-    roles = {key: layout.roles.get(key, ROLE_NAMES.get(key.lower())) for key in message if key}
+    roles = {key: layout.roles.get(key, ROLE_NAMES.get(str(key).lower())) for key in message if key}
     if sorted(map(str, roles.values())) != ["assistant", "user"]:
         raise missing_key(message, "from", index)
     said = {role: string(message[key], key, index) for key, role in roles.items()}
