@@ -15,8 +15,9 @@ from transformers import (
 )
 
 from lossmask import ConversationError, Encoder, ParityError, Policy
-from lossmask.control_tokens import control_tokens_of
+from lossmask.control_tokens import ControlScan, control_tokens_of
 from lossmask.embedded import DEMO_MODEL
+from lossmask.stops import any_of
 from lossmask.tokenizing import TextTokenizer, Tokens
 from tests.fixture_templates import FIXTURE_TEMPLATES
 from tests.scenarios import WEATHER, assistant, call, user
@@ -52,6 +53,20 @@ def test_unknown_characters_are_no_control_tokens() -> None:
     ids, offsets = np.array([2, 0, 0, 1], np.int32), np.array([[0, 1], [2, 3], [4, 9], [9, 13]])
     found = control.occurrences("a é <unk></s>", Tokens(ids, offsets))
     assert found == [(4, 9, 0), (9, 13, 1)]
+
+
+def test_what_messages_wrote_in_a_beginning_is_told_from_the_whole_text() -> None:
+    texts = ("<x>", "<x>yz", "x><", "z<x")  # one begins another, two overlap
+    pattern = any_of(texts)
+    text = "a<x>b<x>yz<x><x>yz<x>y"
+    origins = np.array([-1 if at < 7 or at in (12, 13) else at for at in range(len(text))])
+    scan = ControlScan(text, origins, pattern, max(map(len, texts)))
+    for end in range(len(text) + 1):
+        found = list(scan.written_in(text[:end]))
+        spans = [match.span() for match in pattern.finditer(text[:end])]
+        written = [span for span in spans if (origins[slice(*span)] >= 0).any()]
+        assert set(written) <= set(found) <= set(spans), end
+        assert found == sorted(found)
 
 
 def test_control_tokens_in_tools_are_escaped(demo: PreTrainedTokenizerBase) -> None:

@@ -198,6 +198,18 @@ def test_texts_that_begin_alike_are_tokenized_as_each_alone(
         assert len(tokens) == len(alone)
 
 
+@pytest.mark.parametrize("scheme", ["always", "first"])
+def test_swallowed_white_space_is_told_by_the_whole_text(scheme: str) -> None:
+    eats = AddedToken("<|e|>", rstrip=True, normalized=False)
+    tokenizer = small_tokenizers.sentencepiece("▁ c", prepend_scheme=scheme, added=[eats])
+    text_tokenizer = TextTokenizer(tokenizer)
+    texts = ["<|end|>x<|e|> c", "<|e|> c", "<|end|>x<|e|>\nc", "<|end|>x<|e|> b"]
+    for text, tokens in zip(texts, text_tokenizer.encode(texts), strict=True):
+        [alone] = text_tokenizer.encode([text])
+        assert tokens.ids.tolist() == tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokens.offsets.tolist() == alone.offsets.tolist(), text
+
+
 def test_what_texts_begin_alike_with_is_tokenized_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = TextTokenizer(small_tokenizers.byte_level())
     texts = ["<|end|>".join(map(str, range(count))) + "<|end|>" for count in range(1, 80)]
@@ -229,6 +241,9 @@ def test_tokens_are_compared_with_others_of_the_same_text_and_of_another_one() -
     assert last.begin_with(longer)
     assert not short.begin_with(longer)
     assert not longer.begin_with(last)
+    less = Tokens(short.ids[1:] + 1, short.offsets[1:], last, 1)
+    assert not less.begin_with(short)
+    assert not short.begin_with(less)
 
 
 def test_a_tokenizer_survives_pickling() -> None:

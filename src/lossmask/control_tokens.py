@@ -120,12 +120,12 @@ def refuse_control_tokens(
     if is_rendered:
         return  # where text is not tokenized, only the ids tell: see check_control_ids
     longest = max(map(len, texts), default=0)
-    scans: dict[LeafPlaces, _Scan] = {}
+    scans: dict[LeafPlaces, ControlScan] = {}
     for turn in reversed(turns):
         if policy == "error" and (
             turn.places not in scans or len(scans[turn.places].text) < len(turn.text)
         ):
-            scans[turn.places] = _Scan(turn.text, turn.origins, pattern, longest)
+            scans[turn.places] = ControlScan(turn.text, turn.origins, pattern, longest)
     for turn in turns:
         if policy == "escape":
             _refuse_of_both(turn, pattern)
@@ -134,7 +134,7 @@ def refuse_control_tokens(
             _refuse_written(turn, start, end)
 
 
-class _Scan:
+class ControlScan:
     """The control tokens in a text, and which of them a message wrote a part of.
 
     What is found in a beginning of the text is told from that, but near its end, where a token may
