@@ -71,6 +71,10 @@ def job(tmp_path: Path) -> RayJob:
 @pytest.fixture(autouse=True)
 def _no_processes_left() -> Iterator[None]:
     yield
+    close_writers()
+
+
+def close_writers() -> None:
     for writer in ray_engine._writers.values():
         writer.close()
     ray_engine._writers.clear()
@@ -171,12 +175,23 @@ def test_templates_that_are_text_or_a_style_stay_what_they_are(job: RayJob, tmp_
         assert ray_job([], source, Limits(), 10, out, "").source.chat_template == template
 
 
-def test_the_error_of_a_node_ends_the_run(job: RayJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        ray_engine, "_pass", lambda job, *rest: iter(answers(replace(job, code="other")))
-    )
+def test_the_error_of_a_node_ends_the_run_and_stops_the_tasks_of_the_others(
+    job: RayJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_pass(job: RayJob, places: list[Place], *rest: object) -> Iterator[Any]:
+        for number, block in enumerate(ray_engine._blocks(places)):
+            on_node = job
+            if number == 1:
+                close_writers()
+                on_node = replace(job, code="other")
+            for row in ray_engine._write_chunks(block, on_node).to_pylist():
+                yield tuple(row.values())
+
+    monkeypatch.setattr(ray_engine, "_pass", one_pass)
     with pytest.raises(LossmaskError, match="has another version of lossmask"):
         encode_on_ray(job, 1, lambda done: None)
+    out = OutputFolder(tmp_path / "out", "of the test")
+    assert [number for number, _ in out.records()] == [0]
 
 
 def test_chunks_that_ray_gave_up_are_handed_out_again(

@@ -18,10 +18,11 @@ import os
 import pickle
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import astuple, dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
@@ -31,13 +32,14 @@ from lossmask.data_files import RawRow, places_of_chunks, read_rows, total_bytes
 from lossmask.encoded_rows import parquet_bytes
 from lossmask.errors import LossmaskError, PolicyError
 from lossmask.instruction_styles import is_style
-from lossmask.output_folder import OutputFolder
+from lossmask.output_folder import UNFINISHED, OutputFolder
 from lossmask.preparing import EncoderSource, code_fingerprint
 from lossmask.raw_rows import Place, Start
 from lossmask.table_batches import EncodedTable, TableEncoder, table_of_rows
 from lossmask.worker import Progress
 
 _MOST_BLOCKS = 4096  # of places: what Ray has to keep account of
+_ANSWER = pa.schema({"chunk": pa.int64(), "size": pa.int64(), "error": pa.binary()})
 _PLACE = ("row", "file", "position", "number", "start_row")
 
 
@@ -120,20 +122,22 @@ def encode_on_ray(job: RayJob, workers: int, progress: Progress) -> int:
     is_strict = False
     while left:
         answered: set[int] = set()
+        errors: list[LossmaskError] = []
         try:
             for number, size, error in _pass(job, left, workers, is_strict):
-                if error is not None:
-                    raise pickle.loads(error)
                 answered.add(number)
                 progress(size)
-        except LossmaskError:
-            raise
+                if error is not None:
+                    errors.append(pickle.loads(error))
+                    _stop(job)  # and let tasks end: none may write what another run begins anew
         except Exception as error:  # Ray has some twenty kinds, and wraps those of others
             raise LossmaskError(
                 f"Ray cannot go on: {error}. What is done is kept: start the same command again, "
                 "which goes on from there",
                 reason="ray_failed",
             ) from error
+        if errors:
+            raise errors[0]
         before = len(left)
         left = [
             place
@@ -250,19 +254,30 @@ def _write_chunks(places: pa.Table, job: RayJob) -> pa.Table:
     Returns:
         A row per chunk that was done. What fails is in the last one: Ray would wrap the error.
     """
-    answers: list[tuple[int, int, bytes | None]] = []
+    answers = list[dict[str, Any]]()
     for values in places.to_pylist():
+        if _stop_file(job).exists():
+            break
         start = Start(values["position"], values["number"])
         place = Place(values["row"], values["file"], start, values["start_row"])
         number = _number(job, place)
         try:
-            answers.append((number, _writer_of(job).write(number, place), None))
+            size = _writer_of(job).write(number, place)
         except LossmaskError as error:
-            answers.append((number, 0, pickle.dumps(error)))
+            answers.append({"chunk": number, "size": 0, "error": pickle.dumps(error)})
             break
-    kinds = {"chunk": pa.int64(), "size": pa.int64(), "error": pa.binary()}
-    columns = map(list, zip(*answers, strict=True))
-    return pa.table(dict(zip(kinds, columns, strict=True)), schema=pa.schema(kinds))
+        answers.append({"chunk": number, "size": size, "error": None})
+    return pa.Table.from_pylist(answers, schema=_ANSWER)
+
+
+def _stop(job: RayJob) -> None:
+    """Let the tasks of a run do nothing more."""
+    with suppress(OSError):  # another run has finished the output, and nobody works on it
+        _stop_file(job).touch()
+
+
+def _stop_file(job: RayJob) -> Path:
+    return job.output / UNFINISHED / f"{job.run}.stop"
 
 
 _writers: dict[str, _ChunkWriter] = {}
