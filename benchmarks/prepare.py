@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,13 @@ from lossmask.tokenizing import TextTokenizer
 from lossmask.workers import Chunk, Workers
 
 ROWS_PER_CHUNK = 1000
+STAGES = (
+    "read JSON",
+    "render, find prompts and turns",
+    "tokenize, verify, mask",
+    "columns",
+    "Parquet",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +158,55 @@ def measure_command(count: int, *, workers: int = 2) -> Command:
     return Command(count, workers, seconds, largest / 2**30)
 
 
-def measure_turns(turns: int, *, count: int = 40) -> float:
-    """Return the microseconds a turn of encoding conversations of so many turns."""
+def measure_turns(turns: int, *, count: int = 40, rounds: int = 5) -> float:
+    """Return the microseconds a turn of encoding conversations of so many turns, the median."""
     encoder = Encoder.from_pretrained(tokenizer_folder(), chat_template=template_source())
     rows = list(conversations(count, turns=turns))
     encoder.encode_batch(list(conversations(BATCH_SIZE)))
-    started = time.perf_counter()
-    _columns(encoder, rows)
-    return (time.perf_counter() - started) / count / turns * 1e6
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        _columns(encoder, rows)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times) / count / turns * 1e6
+
+
+def measure_stages(*, count: int = 5_000, rounds: int = 3) -> dict[str, float]:
+    """Return the microseconds that each stage takes of a conversation, medians.
+
+    Args:
+        count: Conversations.
+        rounds: How often each stage is timed.
+    """
+    encoder = Encoder.from_pretrained(tokenizer_folder(), chat_template=template_source())
+    encoder.encode_batch(list(conversations(BATCH_SIZE)))
+    batches = encoder.row_batches
+    lines = [json.dumps(row, ensure_ascii=False).encode() for row in conversations(count)]
+    raw = RawRow("", 1, 0, b"")
+    times: list[list[float]] = []
+    for _ in range(rounds):
+        with collection_paused():
+            clock = [time.perf_counter()]
+            rows = [RawRow("", 1, 0, line).parse() for line in lines]
+            clock.append(time.perf_counter())
+            layouts = [batches.lay_out(row) for row in rows]
+            clock.append(time.perf_counter())
+            plain = [layout for layout in layouts if layout is not None]
+            groups = [plain[k : k + BATCH_SIZE] for k in range(0, len(plain), BATCH_SIZE)]
+            tokens = [batches.tokenize(group) for group in groups]
+            clock.append(time.perf_counter())
+            results = EncodedRows()
+            for each in tokens:
+                for k in range(len(each.is_exact)):
+                    results.add_flat(raw, each, k)
+            clock.append(time.perf_counter())
+            results.close()
+            clock.append(time.perf_counter())
+        times.append([(end - start) / count * 1e6 for start, end in pairwise(clock)])
+    return {
+        stage: statistics.median(each)
+        for stage, each in zip(STAGES, zip(*times, strict=True), strict=True)
+    }
 
 
 def _by_trl(rows: list[Any]) -> float:
