@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -231,6 +232,19 @@ def test_without_ray_the_command_to_install_it_is_told(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_cluster_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="needs ray")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        expected = rf"cannot connect to Ray at {address}: .*refused.*`ray status`"
+        with pytest.raises(LossmaskError, match=expected), connected_to_ray(address, 0):
+            pass
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(LossmaskError, match=expected), connected_to_ray(None, 0):
+            pass
+
+
 # --- on a cluster ---------------------------------------------------------------------------------
 
 on_a_cluster = [
@@ -282,6 +296,13 @@ class TestOnACluster:
 
         with connected_to_ray(None, 0) as workers:
             assert workers == 2
+        assert ray.is_initialized()
+        with connected_to_ray(cluster.cluster.address, 5) as workers:
+            assert workers == 5
+        with pytest.raises(
+            LossmaskError, match=r"is connected to Ray at .*, not at 10\.0\.0\.1:1:"
+        ):
+            connected_to_ray("10.0.0.1:1", 0).__enter__()
         assert ray.is_initialized()
 
     def test_files_of_any_kind_give_the_bytes_that_one_machine_writes(
