@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -262,8 +263,13 @@ on_a_cluster = [
 def cluster() -> Iterator[Any]:
     """A Ray cluster of two nodes with a processor each, which this process is connected to."""
     pytest.importorskip("ray", reason="needs ray")
-    with pytest.MonkeyPatch.context() as patch:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        # short: sockets lie in it; some processes still write to it when it is removed
+        TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as temporary,
+    ):
         for name, value in {
+            "RAY_TMPDIR": temporary,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),  # or Ray looks for one in the home folder
