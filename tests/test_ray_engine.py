@@ -6,12 +6,14 @@ import hashlib
 import json
 import pickle
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -231,6 +233,19 @@ def test_without_ray_the_command_to_install_it_is_told(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_cluster_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="needs ray")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        expected = rf"cannot connect to Ray at {address}: .*refused.*`ray status`"
+        with pytest.raises(LossmaskError, match=expected), connected_to_ray(address, 0):
+            pass
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(LossmaskError, match=expected), connected_to_ray(None, 0):
+            pass
+
+
 # --- on a cluster ---------------------------------------------------------------------------------
 
 on_a_cluster = [
@@ -248,8 +263,13 @@ on_a_cluster = [
 def cluster() -> Iterator[Any]:
     """A Ray cluster of two nodes with a processor each, which this process is connected to."""
     pytest.importorskip("ray", reason="needs ray")
-    with pytest.MonkeyPatch.context() as patch:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        # short: sockets lie in it; some processes still write to it when it is removed
+        TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as temporary,
+    ):
         for name, value in {
+            "RAY_TMPDIR": temporary,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),  # or Ray looks for one in the home folder
@@ -282,6 +302,13 @@ class TestOnACluster:
 
         with connected_to_ray(None, 0) as workers:
             assert workers == 2
+        assert ray.is_initialized()
+        with connected_to_ray(cluster.cluster.address, 5) as workers:
+            assert workers == 5
+        with pytest.raises(
+            LossmaskError, match=r"is connected to Ray at .*, not at 10\.0\.0\.1:1:"
+        ):
+            connected_to_ray("10.0.0.1:1", 0).__enter__()
         assert ray.is_initialized()
 
     def test_files_of_any_kind_give_the_bytes_that_one_machine_writes(

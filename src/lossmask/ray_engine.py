@@ -39,6 +39,7 @@ from lossmask.table_batches import EncodedTable, TableEncoder, table_of_rows
 from lossmask.worker import Progress
 
 _MOST_BLOCKS = 4096  # of places: what Ray has to keep account of
+_SECONDS_TILL_UNREACHABLE = 10.0
 _ANSWER = pa.schema({"chunk": pa.int64(), "size": pa.int64(), "error": pa.binary()})
 _PLACE = ("row", "file", "position", "number", "start_row")
 
@@ -161,7 +162,7 @@ def connected_to_ray(address: str | None, workers: int) -> Iterator[int]:
 
     Raises:
         PolicyError: Ray is not installed.
-        LossmaskError: There is no cluster at the address.
+        LossmaskError: There is no cluster at the address, or a connection to another one.
     """
     try:
         import ray
@@ -172,28 +173,42 @@ def connected_to_ray(address: str | None, workers: int) -> Iterator[int]:
         ) from error
     is_ours = not ray.is_initialized()
     if is_ours:
-        is_local = address is None and "RAY_ADDRESS" not in os.environ
-        if is_local:
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
-        try:
-            ray.init(
-                address="local" if is_local else address,
-                num_cpus=(workers or None) if is_local else None,
-                include_dashboard=False if is_local else None,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-            )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise LossmaskError(
-                f"cannot connect to Ray at {address or os.environ.get('RAY_ADDRESS', 'local')}: "
-                f"{error}; is it running (`ray status`)?",
-                reason="no_ray",
-            ) from error
+        _connect(address or os.environ.get("RAY_ADDRESS"), workers)
+    elif address not in (None, "auto", ray.get_runtime_context().gcs_address):
+        raise LossmaskError(
+            f"this process is connected to Ray at {ray.get_runtime_context().gcs_address}, not at "
+            f"{address}: leave the address out, or call ray.shutdown() before",
+            reason="no_ray",
+        )
     try:
         yield workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
     finally:
         if is_ours:
             ray.shutdown()
+
+
+def _connect(address: str | None, workers: int) -> None:
+    import ray
+
+    if address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
+    try:
+        host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+        if port.isdigit():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=_SECONDS_TILL_UNREACHABLE).close()
+        ray.init(
+            address=address or "local",
+            num_cpus=None if address else workers or None,
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        raise LossmaskError(
+            f"cannot connect to Ray at {address or 'this machine'}: {error}; is it running "
+            "(`ray status`), and does this machine have its token?",
+            reason="no_ray",
+        ) from error
 
 
 def _pass(
