@@ -103,8 +103,8 @@ def _encoders() -> dict[str, Encoder]:
         "last turn": {"policy": Policy(train_on="last_turn")},
         "allow": {"policy": Policy(control_tokens="allow")},
         "escape": {"policy": Policy(control_tokens="escape")},
-        "short": {"fit": Fit(max_length=20)},
-        "cut": {"fit": Fit(max_length=20, truncation="keep_start")},
+        "short": {"fit": Fit(max_length=32)},
+        "cut": {"fit": Fit(max_length=32, truncation="keep_start")},
         "stop": {"stop_tokens": ["."]},
     }
     made = {
