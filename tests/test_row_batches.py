@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lossmask import Encoder, Policy
+from lossmask import Encoder, ParityError, Policy, pipeline
 from lossmask.embedded import DEMO_MODEL
 from lossmask.fit import Fit
 from lossmask.row_batches import BATCH_SIZE
@@ -27,6 +27,7 @@ LAID_OUT = {  # by template, of the scenarios: how many are encoded many at a ti
     "generation tags and end of text after the last turn": 0,
     "plain text, one newline between": 0,
 }
+CHATML = "llamacpp__Qwen-Qwen2.5-7B-Instruct.jinja"
 ROW = {"messages": [user("q"), assistant("a")]}
 
 
@@ -93,15 +94,15 @@ def _published(templates: list[str], tokenizers: list[str]) -> int:
 
 @corpus.needs_corpus
 def test_a_published_template_has_the_same_outcome_both_ways() -> None:
-    assert _published(["llamacpp__Qwen-Qwen2.5-7B-Instruct.jinja"], []) > 10
+    assert _published([CHATML], []) > 10
 
 
 @corpus.needs_corpus
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(6))
 def test_published_templates_have_the_same_outcome_both_ways(part: int) -> None:
-    names = corpus.template_names()[part * 4 :: 30]
-    assert _published(names, ["qwen3", "gpt2", "olmo2"]) > 0
+    names = [CHATML, *corpus.template_names()[part * 4 :: 30]]
+    assert _published(names, ["qwen3", "gpt2"]) > 0
 
 
 @corpus.needs_corpus
@@ -145,9 +146,6 @@ def test_nothing_is_encoded_together_before_one_row_went_the_whole_way(
 def test_a_template_that_is_not_trusted_is_refused_both_ways(
     tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lossmask import pipeline
-    from lossmask.errors import ParityError
-
     def distrust(*_: Any) -> None:
         raise ParityError("not to be trusted", reason="derivations_disagree")
 

@@ -28,7 +28,7 @@ from tests.properties.conversations import (
 )
 
 FEW = settings(
-    max_examples=120,
+    max_examples=60,
     database=None,
     deadline=None,
     derandomize=True,
@@ -103,8 +103,8 @@ def _encoders() -> dict[str, Encoder]:
         "last turn": {"policy": Policy(train_on="last_turn")},
         "allow": {"policy": Policy(control_tokens="allow")},
         "escape": {"policy": Policy(control_tokens="escape")},
-        "short": {"fit": Fit(max_length=20)},
-        "cut": {"fit": Fit(max_length=20, truncation="keep_start")},
+        "short": {"fit": Fit(max_length=32)},
+        "cut": {"fit": Fit(max_length=32, truncation="keep_start")},
         "stop": {"stop_tokens": ["."]},
     }
     made = {
@@ -166,6 +166,6 @@ def test_malformed_rows() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ENCODERS))
 def test_many_plain_rows(name: str) -> None:
-    many = settings(FEW, max_examples=3_000)
+    many = settings(FEW, max_examples=1_000)
     assert _taken(name, plain_rows(_contents()), many)["together"] > 100
     assert _taken(name, plain_rows(_plain_contents()), many)["together"] > 100
