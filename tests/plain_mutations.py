@@ -21,6 +21,7 @@ from lossmask import (
 )
 from lossmask.look_ahead import Watch, WatchedMessages
 from lossmask.plain_conversations import PlainConversations
+from lossmask.plain_reading import PlainReading
 from lossmask.plain_tokens import PlainTokens
 from lossmask.rendering import ChatTemplate
 from tests.mutations import Mutant, Patch, becomes, both
@@ -94,7 +95,7 @@ PROOF = [
     ),
     _mutant(
         "proof: text behind the loop is not noticed",
-        rewritten(rendering, "_proven_ends", "marks[-1][0] != len(text)", "False"),
+        rewritten(rendering, "_proven_ends", " and end == length", ""),
     ),
     _mutant(
         "proof: the loops that have run are not looked at",
@@ -107,16 +108,43 @@ PROOF = [
     ),
     _mutant(
         "proof: a beginning ends one message late",
-        rewritten(
-            rendering, "_proven_ends", "mark.message_index + 1: at", "mark.message_index: at"
-        ),
+        rewritten(rendering, "_proven_ends", "ends[index] = end", "ends[index - 1] = end"),
     ),
 ]
 
 PLAIN = [
     _mutant(
         "plain: an unproven text is taken",
-        rewritten(ChatTemplate, "trace_plain", "environment.is_unproven or", ""),
+        rewritten(ChatTemplate, "trace_plain", "environment.is_unproven", "False"),
+    ),
+    _mutant(
+        "plain: a loop that is not read is taken for the one that is",
+        rewritten(ChatTemplate, "trace_plain", "environment.marking_loops", "False"),
+    ),
+    _mutant(
+        "plain: text behind the loop that is read is not noticed",
+        rewritten(PlainReading, "ends", " or self._ends[-1] != self._length", ""),
+    ),
+    _mutant(
+        "plain: messages that the loop leaves out are not noticed",
+        rewritten(PlainReading, "ends", "indices != list(range(first, count)) or", ""),
+    ),
+    _mutant(
+        "plain: a beginning ends one message late",
+        rewritten(PlainReading, "ends", "ends[index + 1] = end", "ends[index] = end"),
+    ),
+    _mutant(
+        "plain: what was looked at is not asked",
+        rewritten(PlainReading, "ends", "if holds(index + 1):", "if True:"),
+    ),
+    _mutant(
+        "plain: runs have the place of the piece behind",
+        rewritten(
+            PlainReading,
+            "read",
+            "runs.append((start, length, origin))",
+            "runs.append((start + 1, length, origin))",
+        ),
     ),
     _mutant(
         "plain: other keys are looked at one by one",

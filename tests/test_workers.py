@@ -29,6 +29,8 @@ LIMITS = Limits(seconds=0.1, gibibytes=1)
 class Together:
     """Stands in for what encodes rows together."""
 
+    size = 256
+
     def lay_out(self, row: Mapping[str, Any]) -> object:
         if row["do"] == "hang early":
             while True:

@@ -42,7 +42,7 @@ from lossmask.renderers import (
     renderer_setting,
 )
 from lossmask.rendering import ChatTemplate, Message, NoTemplate
-from lossmask.row_batches import BATCH_SIZE, RowBatches, collection_paused
+from lossmask.row_batches import RowBatches, collection_paused
 from lossmask.setting import Proving, Setting
 from lossmask.stops import Stops
 from lossmask.tokenizing import TextTokenizer
@@ -340,7 +340,7 @@ class Encoder:
         """
         batches, outcomes = self.row_batches, list[Outcome]()
         given = iter(rows)
-        while batch := list(islice(given, BATCH_SIZE)):
+        while batch := list(islice(given, batches.size)):
             with collection_paused():
                 layouts = [batches.lay_out(row) for row in batch]
             plain = [layout for layout in layouts if layout is not None]

@@ -56,6 +56,11 @@ class RowBatches:
         self._is_possible = self._conversations.is_possible
         self._rows = 0
 
+    @property
+    def size(self) -> int:
+        """Rows to take next: the first one alone, which the others need to be laid out at all."""
+        return BATCH_SIZE if self._rows else 1
+
     def lay_out(self, row: Mapping[str, Any]) -> PlainLayout | None:
         """Lay out one row; None if it has to go the whole way."""
         self._rows += 1

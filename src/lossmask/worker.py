@@ -27,7 +27,7 @@ from lossmask.outcome import Outcome, Rejection
 from lossmask.plain_conversations import PlainLayout
 from lossmask.plain_examples import plain_example
 from lossmask.plain_tokens import FlatTokens
-from lossmask.row_batches import BATCH_SIZE, collection_paused
+from lossmask.row_batches import collection_paused
 
 Progress = Callable[[int], None]
 """Called with the number of bytes of input that are done."""
@@ -218,8 +218,10 @@ def _encode_chunk(chunk: Chunk[Any], pipe: Any, at: Any, encoder: Encoder, limit
     """Encode what is left of a chunk, a batch of rows after the other."""
     snapshots = _Snapshots(pipe)
     take_flat = chunk.results.add_flat if isinstance(chunk.results, FlatResults) else None
-    for first in range(chunk.done, len(chunk.rows), BATCH_SIZE):
-        batch = range(first, min(first + BATCH_SIZE, len(chunk.rows)))
+    end = chunk.done
+    while end < len(chunk.rows):
+        batch = range(end, min(end + encoder.row_batches.size, len(chunk.rows)))
+        end = batch.stop
         with confined(limits) as begin_row, collection_paused():
             plain = _encode_plain(chunk, batch, at, encoder, begin_row)
             for index in batch:
