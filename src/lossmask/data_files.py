@@ -315,17 +315,17 @@ def _check_nothing(path: Path) -> None:
 
 
 def _read_lines(path: Path, start: Start = BEGINNING) -> Iterator[Record]:
-    for place, data, size in _lines(path, start):
-        yield Record(place.number + 1, data, size)
+    for _, number, data, size in _lines(path, start):
+        yield Record(number + 1, data, size)
 
 
 def _line_starts(path: Path) -> Iterator[tuple[Start, int]]:
-    for place, _, _ in _lines(path, BEGINNING):
-        yield place, 1
+    for position, number, _, _ in _lines(path, BEGINNING):
+        yield Start(position, number), 1
 
 
-def _lines(path: Path, start: Start) -> Iterator[tuple[Start, bytes, int]]:
-    """Yield where each line that is not blank begins, what it holds, and its size in bytes."""
+def _lines(path: Path, start: Start) -> Iterator[tuple[int, int, bytes, int]]:
+    """Yield of each line that is not blank where it begins, number, content, size in bytes."""
     position = start.position
     with path.open("rb") as stream:
         stream.seek(position)
@@ -334,7 +334,7 @@ def _lines(path: Path, start: Start) -> Iterator[tuple[Start, bytes, int]]:
             if number == 0:
                 data = data.removeprefix(BOM_UTF8)
             if data.strip():
-                yield Start(position, number), data, len(line)
+                yield position, number, data, len(line)
             position += len(line)
 
 

@@ -100,13 +100,14 @@ class PlainTokens:
         spelled, bounds = self._vocabulary.spell(ids)
         is_exact = _spells(data, spelled, bounds[starts])
         to_bytes = _CharacterBytes(layouts, data, bounds[starts], is_exact)
-        message_index, doubtful = self._messages(ids, bounds, to_bytes)
+        message_index = self._messages(bounds, to_bytes)
         in_loss, inexact = self._completions(ids, bounds, to_bytes)
-        for flags, owner in (doubtful, inexact):
-            is_exact[owner[flags]] = False
+        is_exact[inexact] = False
+        doubtful = self._is_control[ids] & (message_index >= 0)  # a content reaches into it
         if self._unknown is not None:
-            found = np.flatnonzero(ids == self._unknown)
-            is_exact[np.searchsorted(starts, found, side="right") - 1] = False
+            doubtful |= ids == self._unknown
+        found = np.flatnonzero(doubtful)
+        is_exact[np.searchsorted(starts, found, side="right") - 1] = False
         is_exact &= [self._fit.admits(length) for length in np.diff(starts).tolist()]
         labels = np.where(in_loss, ids, np.int32(IGNORE_INDEX))
         weights = in_loss.astype(np.float32)
@@ -114,28 +115,20 @@ class PlainTokens:
         each = np.diff(count).tolist()
         return FlatTokens(starts, ids, labels, weights, message_index, each, bounds, is_exact)
 
-    def _messages(
-        self, ids: Ids, bounds: Positions, to_bytes: _CharacterBytes
-    ) -> tuple[npt.NDArray[np.int32], tuple[npt.NDArray[np.bool_], Positions]]:
-        """Return the message behind each token, and which contents reach into a control token."""
-        message, first, last, owner = to_bytes.places("written")
+    def _messages(self, bounds: Positions, to_bytes: _CharacterBytes) -> npt.NDArray[np.int32]:
+        """Return the message behind each token; the first one has a token that two share."""
+        message, first, last, _ = to_bytes.places("written")
         from_token = np.searchsorted(bounds[1:], first, side="right")
         to_token = np.searchsorted(bounds[:-1], last, side="left")
-        from_token[1:] = np.maximum(from_token[1:], to_token[:-1])  # the first one has the token
-        widths = np.maximum(to_token - from_token, 0)
-        positions = _ranges(from_token, widths)
-        message_index = np.full(len(ids), -1, np.int32)
-        message_index[positions] = np.repeat(message, widths)
-        held = np.add.reduceat(
-            np.append(self._is_control[ids[positions]], False),
-            np.minimum(np.cumsum(widths) - widths, len(positions)),
-        )
-        return message_index, ((held > 0) & (widths > 0), owner)
+        from_token[1:] = np.maximum(from_token[1:], to_token[:-1])
+        index = _painted(len(bounds) - 1, from_token, to_token, message + 1)
+        index -= 1
+        return index
 
     def _completions(
         self, ids: Ids, bounds: Positions, to_bytes: _CharacterBytes
-    ) -> tuple[npt.NDArray[np.bool_], tuple[npt.NDArray[np.bool_], Positions]]:
-        """Return which tokens are in the loss, and which completions are not at parity."""
+    ) -> tuple[npt.NDArray[np.bool_], Positions]:
+        """Return which tokens are in the loss, and texts with a completion not at parity."""
         assert self._invitation is not None
         ends_with, length = self._invitation
         _, first, last, owner = to_bytes.places("completions")
@@ -147,9 +140,8 @@ class PlainTokens:
         is_wrong |= (ids[np.minimum(before, len(ids) - 1)] != ends_with).any(axis=1)
         is_wrong |= bounds[before[:, 0]] != first - length
         is_wrong |= ~self._is_stop[ids[np.maximum(end - 1, 0)]]
-        in_loss = np.zeros(len(ids), np.bool_)
-        in_loss[_ranges(begin, np.maximum(end - begin, 0))] = True
-        return in_loss, (is_wrong, owner)
+        in_loss = _painted(len(ids), begin, end, np.ones(len(begin), np.int64)) > 0
+        return in_loss, owner[is_wrong]
 
     def _end_of(self, invitation: str, is_added: npt.NDArray[np.bool_]) -> tuple[Ids, int] | None:
         """Return the ids of a generation prompt from its last added token on, and their bytes."""
@@ -242,13 +234,14 @@ def _flags(size: int, numbers: Any) -> npt.NDArray[np.bool_]:
     return flags
 
 
-def _ranges(first: Positions, widths: Positions) -> Positions:
-    """Return the positions of ranges end to end."""
-    total = int(widths.sum())
-    positions: Positions = np.repeat(first - (np.cumsum(widths) - widths), widths) + np.arange(
-        total
-    )
-    return positions
+def _painted(
+    size: int, first: Positions, end: Positions, values: Positions
+) -> npt.NDArray[np.int32]:
+    """Return 0 everywhere but in ranges, which have a value each, int32 (size,)."""
+    changes = np.zeros(size + 1, np.int32)
+    np.add.at(changes, first, values)
+    np.subtract.at(changes, np.maximum(first, end), values)
+    return np.cumsum(changes[:-1], dtype=np.int32)
 
 
 def _utf8(text: str) -> bytes | None:
