@@ -106,15 +106,16 @@ def page(
             for each in commands
         ),
         "",
-        "Memory counts pages that processes share once for each. **Turns**: the time of a turn in "
-        "conversations of more and more",
+        "Memory is that of all processes together, pages that they share counted once; importing "
+        "torch, which transformers does, is",
+        "most of it. **Turns**: the time of a turn in conversations of more and more",
         "turns, in microseconds: "
         + ", ".join(f"{number} turns {each:.0f}" for number, each in turns.items())
         + ".",
         "",
         "What is not plain (tool calls, reasoning, weights in the data, templates that rewrite "
         "history, SentencePiece) goes the whole",
-        "way, some ten times slower; `benchmarks/turns.py` times that.",
+        "way, some thirty times slower; `benchmarks/turns.py` times that.",
         "",
         "## Packing",
         "",

@@ -82,7 +82,7 @@ class Command:
     workers: int
     seconds: float
     gibibytes: float
-    """Largest sum of the resident memory of all its processes, pages they share counted twice."""
+    """Most memory of all its processes together, pages that they share counted once (PSS)."""
 
 
 def measure(*, count: int = 10_000, rounds: int = 3) -> list[Timing]:
@@ -150,8 +150,8 @@ def measure_command(count: int, *, workers: int = 2) -> Command:
         )
         largest = 0.0
         while process.poll() is None:
-            largest = max(largest, _resident(process.pid))
-            time.sleep(0.05)
+            largest = max(largest, _memory(process.pid))
+            time.sleep(0.25)
         seconds = time.perf_counter() - started
         if process.returncode:
             raise RuntimeError(f"lossmask prepare ended with {process.returncode}")
@@ -294,13 +294,14 @@ def write(path: Path, rows: Iterator[Any]) -> Path:
     return path
 
 
-def _resident(pid: int) -> float:
-    """Return the bytes of memory that a process and all below it hold."""
+def _memory(pid: int) -> float:
+    """Return the bytes of memory that a process and all below it hold, what they share once."""
     try:
         top = psutil.Process(pid)
-        return float(sum(p.memory_info().rss for p in [top, *top.children(recursive=True)]))
-    except psutil.Error:
+        held = [each.memory_full_info().pss for each in [top, *top.children(recursive=True)]]
+    except psutil.Error:  # one of them has just ended
         return 0.0
+    return float(sum(held))
 
 
 def markdown(timings: list[Timing]) -> list[str]:

@@ -118,24 +118,8 @@ PLAIN = [
         rewritten(ChatTemplate, "trace_plain", "environment.is_unproven", "False"),
     ),
     _mutant(
-        "plain: a loop that is not read is taken for the one that is",
-        rewritten(ChatTemplate, "trace_plain", "environment.marking_loops", "False"),
-    ),
-    _mutant(
-        "plain: text behind the loop that is read is not noticed",
-        rewritten(PlainReading, "ends", " or self._ends[-1] != self._length", ""),
-    ),
-    _mutant(
-        "plain: messages that the loop leaves out are not noticed",
-        rewritten(PlainReading, "ends", "indices != list(range(first, count)) or", ""),
-    ),
-    _mutant(
         "plain: a beginning ends one message late",
         rewritten(PlainReading, "ends", "ends[index + 1] = end", "ends[index] = end"),
-    ),
-    _mutant(
-        "plain: what was looked at is not asked",
-        rewritten(PlainReading, "ends", "if holds(index + 1):", "if True:"),
     ),
     _mutant(
         "plain: runs have the place of the piece behind",

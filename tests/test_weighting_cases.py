@@ -70,6 +70,25 @@ def test_a_range_leaves_the_rest_of_a_prompt_what_it_was() -> None:
     ]
 
 
+def test_a_range_of_a_later_message_is_none_of_an_earlier_turn() -> None:
+    messages = [
+        user("Q0"),
+        assistant("add it") | {"weights": [span(0, 3, 0.25)]},
+        user("Q2"),
+        assistant("see it") | {"weights": [span(0, 3, 0)]},
+    ]
+    policy = Policy(weights={"prompt": 0.5}, train_on="last_assistant")
+    example = row({"messages": messages}, policy)
+    assert isinstance(example, Example)
+    assert in_loss(example) == [
+        (0.5, "Q0"),
+        (0.25, "add"),
+        (0.5, " it"),
+        (0.5, "Q2"),
+        (1.0, " it<|im_end|>"),
+    ]
+
+
 def test_a_range_in_a_prefill_is_refused() -> None:
     message = assistant("One two", prefill="One", weights=[span(0, 3, 2)])
     with pytest.raises(ParityError, match="0:3 of 'content', which stand outside of what is"):

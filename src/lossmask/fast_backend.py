@@ -30,7 +30,7 @@ from lossmask.sampling import is_sampled
 Ids = npt.NDArray[np.int32]
 Bounds = npt.NDArray[np.int64]
 
-_ONE_IN = 509  # texts of a run that are encoded by both
+_ONE_IN = 1021  # texts of a run that are encoded by both
 _PROBE_FORMAT = 1
 _STEP_OF_CODE_POINTS = 5
 

@@ -178,12 +178,14 @@ class Weigher:
             ParityError: The template does not show where in the text they are.
         """
         paths = self._names_of(item.path, index)
+        shared = turn.places.numbers(index)  # perhaps with a text that goes on
+        own = [number for number in shared if number < len(turn.leaves)]
         numbers = [
             number
-            for number in turn.places.numbers(index)
+            for number in own
             if turn.leaves[number].path in paths and not turn.leaves[number].is_key
         ]
-        if not numbers and turn.places.numbers(index):
+        if not numbers and own:
             raise _not_located(item, index, "no template sees that text as the message holds it")
         of_leaf = np.isin(leaf_of(turn.origins), numbers)
         offsets = turn.origins & COARSE
