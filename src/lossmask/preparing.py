@@ -147,7 +147,8 @@ def prepare(
         raise PolicyError(f"engine is {engine!r}; {nearest(engine, get_args(Engine))}")
     check_files(paths)
     with _ray(engine, ray_address, workers) as workers:
-        try:
+
+        def run(source: EncoderSource) -> Prepared:
             return _prepare(
                 paths,
                 source,
@@ -160,21 +161,12 @@ def prepare(
                 progress,
                 notice,
             )
+
+        try:
+            return run(source)
         except BackendDiffers as error:
             notice(f"{error.detail}: starting again with the tokenizer itself")
-            source = replace(source, fast=False)
-        return _prepare(
-            paths,
-            source,
-            output,
-            workers,
-            limits,
-            max_rejected,
-            overwrite,
-            engine,
-            progress,
-            notice,
-        )
+            return run(replace(source, fast=False))
 
 
 def _ray(engine: Engine, address: str | None, workers: int) -> AbstractContextManager[int]:
