@@ -188,22 +188,20 @@ PLAIN = [
 TOKENS = [
     _mutant(
         "plain tokens: the loss begins one token late",
-        rewritten(PlainTokens, "_completions", "_ranges(begin,", "_ranges(begin + 1,"),
+        rewritten(PlainTokens, "_completions", "len(ids), begin,", "len(ids), begin + 1,"),
     ),
     _mutant(
         "plain tokens: the loss ends one token early",
-        rewritten(PlainTokens, "_completions", "np.maximum(end - begin, 0)", "end - begin - 1"),
+        rewritten(PlainTokens, "_completions", "begin, end, np.ones", "begin, end - 1, np.ones"),
     ),
     _mutant(
         "plain tokens: tokens are attributed to the message behind",
-        rewritten(
-            PlainTokens, "_messages", "np.repeat(message, widths)", "np.repeat(message + 1, widths)"
-        ),
+        rewritten(PlainTokens, "_messages", "message + 1)", "message + 2)"),
     ),
     _mutant(
         "plain tokens: attribution is one token late",
         rewritten(
-            PlainTokens, "_messages", "message_index[positions] =", "message_index[positions + 1] ="
+            PlainTokens, "_messages", ", from_token, to_token,", ", from_token + 1, to_token + 1,"
         ),
     ),
     _mutant(
@@ -256,7 +254,7 @@ TOKENS = [
     ),
     _mutant(
         "plain tokens: control tokens in contents are not noticed",
-        rewritten(PlainTokens, "_messages", "held > 0", "held < 0"),
+        rewritten(PlainTokens, "encode", "self._is_control[ids]", "(ids < 0)"),
     ),
     _mutant(
         "plain tokens: only control tokens are, not stops of the vocabulary",
