@@ -17,7 +17,7 @@ token. The policy has to be one under which a token counts 1 or 0.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -212,17 +212,16 @@ class PlainConversations:
 def _is_possible(setting: Setting, layout: Layout) -> bool:
     """Return whether any conversation can be laid out here under a setting."""
     policy, default = setting.policy, Policy()
+    without_effect = {  # on a turn that is proven, ends with a stop token, and holds no other one
+        name: getattr(default, name)
+        for name in ("train_on", "history", "boundary", "control_tokens", "append_stop")
+    }
     return (
         isinstance(setting.template, ChatTemplate)
         and layout == Layout()
         and setting.proof == "template"
-        and policy.spans == default.spans
         and policy.train_on in ("all_assistant", "last_assistant", "last_turn")
-        and not policy.weights
-        and not policy.loss_scale
-        and not policy.ignore
-        and policy.stop == default.stop
-        and policy.empty_think == default.empty_think
+        and replace(policy, **without_effect) == default  # what is added later counts, too
     )
 
 
