@@ -426,7 +426,7 @@ BOMBS = [
     Bomb("indent", f"{{{{ 'a\nb'|indent(10**10 * {_ONE}) }}}}", MEMORY),
     Bomb("indented JSON", f"{{{{ {{'a': 1}}|tojson(indent=10**10 * {_ONE}) }}}}", MEMORY),
     Bomb("batch", f"{{{{ range(10)|batch(10**10 * {_ONE}, 'x')|list|length }}}}", MEMORY),
-    Bomb("slice", f"{{{{ range(10)|slice(10**9 * {_ONE})|list|length }}}}", TIME),
+    Bomb("slice", f"{{{{ range(10)|slice(10**9 * {_ONE})|list|length }}}}", ""),
     Bomb("wordwrap", f"{{{{ ('a ' * (10**8 * {_ONE}))|wordwrap(1)|length }}}}", ""),
     Bomb("urlize", f"{{{{ ('http://a.b ' * (10**7 * {_ONE}))|urlize|length }}}}", ""),
     Bomb("lorem ipsum", f"{{{{ lipsum(n=10**6 * {_ONE})|length }}}}", TIME),

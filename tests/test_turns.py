@@ -87,6 +87,17 @@ def test_a_prefill_that_the_finished_turn_does_not_begin_with_is_refused(
     assert (caught.value.reason, caught.value.message_index) == ("prompt_differs", 1)
 
 
+def test_a_prefill_that_the_finished_turn_begins_with_by_chance_only_is_refused(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    template = CHATML.replace("{{ m.content", "{{ m.content.split('</think>')[-1]")
+    with pytest.raises(ParityError, match="leaves out the prefill of the prompt") as caught:
+        Encoder(tokenizer, chat_template=template).encode(
+            [user("Hi"), assistant("<</think>", prefill="<")]  # the '<' of <|im_end|>
+        )
+    assert (caught.value.reason, caught.value.message_index) == ("prompt_differs", 1)
+
+
 def test_history_as_rendered_trains_each_turn_once_where_the_whole_conversation_shows_it(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:

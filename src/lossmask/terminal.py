@@ -8,7 +8,6 @@ green, a stop token is reversed, everything else dim. Without colour, supervised
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -32,6 +31,7 @@ from lossmask.example import Example, Span
 from lossmask.explanations import FINDINGS
 from lossmask.instruction_styles import StyleCost
 from lossmask.outcome import Lost, Rejection
+from lossmask.pieces import Piece, pieces_of
 from lossmask.preparing import Counts
 
 _TRAINED = ("#06351a on #8fe3b0", "#06351a on #c3f4d6")  # alternating, so that tokens can be told
@@ -39,16 +39,6 @@ _STOP = "bold #ffffff on #c2304a"
 _OUT = ("grey66", "grey50")
 _MARGIN = 12
 _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32)} | {0x7F: 0x2421}
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Text of one or more tokens that share characters, and how it counts."""
-
-    text: str
-    message_index: int
-    is_trained: bool
-    is_stop: bool
 
 
 def has_colour(console: Console) -> bool:
@@ -73,32 +63,13 @@ def show_example(
         f"example {number} of {total}: {len(example)} tokens, "
         f"{example.supervised_count} supervised ({share:.1%})"
     )
-    lines = [_draw_line(line, messages, colour) for line in _lines(list(_pieces(example)))]
+    lines = [_draw_line(line, messages, colour) for line in _lines(pieces_of(example))]
     body = Text("\n", overflow="fold", no_wrap=False).join(lines)
     return Group(Rule(Text(title), align="left"), body, Text(), _turn_table(example, messages))
 
 
-def _pieces(example: Example) -> Iterator[_Piece]:
-    """Merge tokens that share a character, so that it is drawn once and whole."""
-    stops = {span.token_end - 1 for span in example.spans if span.stop is not None}
-    mask, position, count = example.loss_mask, 0, len(example)
-    while position < count:
-        start, end = (int(at) for at in example.offsets[position])
-        last = position
-        while last + 1 < count and int(example.offsets[last + 1, 0]) < end:
-            last += 1
-            end = max(end, int(example.offsets[last, 1]))
-        yield _Piece(
-            example.text[start:end],
-            int(example.message_index[position]),
-            bool(mask[position]),
-            not stops.isdisjoint(range(position, last + 1)),
-        )
-        position = last + 1
-
-
-def _lines(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
-    line: list[_Piece] = []
+def _lines(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    line: list[Piece] = []
     for piece in pieces:
         line.append(piece)
         if "\n" in piece.text:
@@ -108,7 +79,7 @@ def _lines(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
         yield line
 
 
-def _draw_line(line: Sequence[_Piece], messages: Sequence[Any], colour: bool) -> Text:
+def _draw_line(line: Sequence[Piece], messages: Sequence[Any], colour: bool) -> Text:
     owner = next((piece.message_index for piece in line if piece.message_index >= 0), None)
     margin = "" if owner is None else f"{owner} {messages[owner]['role']}"
     drawn, inside = Text.assemble((f"{margin:>{_MARGIN}} │ ", "cyan")), False

@@ -214,13 +214,8 @@ def _derive_turn(beginnings: Beginnings, index: int) -> Turn:
     prompt = beginnings.prompt(index)
     message = conversation.messages[index]
     full = beginnings.full(index + 1)
-    if index in conversation.prefills and not full.text.startswith(prompt.text):
-        raise ParityError(
-            f"the finished turn does not begin with the prefilled prompt, which ends in "
-            f"{prompt.text[-40:]!r}",
-            reason="prompt_differs",
-            message_index=index,
-        )
+    if index in conversation.prefills:
+        _require_prefill(index, conversation.prefills[index], prompt.text, full)
     added_tokens = any_of(setting.tokenizer.added_tokens())
     stops = setting.stops
     turn = derive_turn(
@@ -232,6 +227,26 @@ def _derive_turn(beginnings: Beginnings, index: int) -> Turn:
         )
     turn = turn.stopped_by_next_header(whole, stops)
     return turn if turn.stop else _append_stop(turn, full, beginnings)
+
+
+def _require_prefill(index: int, prefill: str, prompt: str, full: Rendering) -> None:
+    """Refuse a finished turn that does not begin with the prompt, or does so by chance.
+
+    A template that cuts the prefill away may go on with the same characters: what ends the prompt
+    ``<|Assistant|><`` is the message's, the ``<`` in ``<|Assistant|><|end|>`` the template's.
+    """
+    last = len(prompt.rstrip()) - 1
+    if not full.text.startswith(prompt):
+        fault = "does not begin with the prefilled prompt"
+    elif prefill.strip() and full.message_index(last, last + 1) != index:
+        fault = "leaves out the prefill of the prompt"
+    else:
+        return
+    raise ParityError(
+        f"the finished turn {fault}, which ends in {prompt[-40:]!r}",
+        reason="prompt_differs",
+        message_index=index,
+    )
 
 
 def _append_stop(turn: Turn, full: Rendering, beginnings: Beginnings) -> Turn:
