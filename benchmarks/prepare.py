@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from lossmask import Encoder
 from lossmask.confinement import Limits
 from lossmask.data_files import RawRow, in_chunks, read_rows
 from lossmask.encoded_rows import EncodedRows, examples_table
+from lossmask.plain_examples import consecutive
 from lossmask.preparing import EncoderSource
 from lossmask.row_batches import BATCH_SIZE, collection_paused
 from lossmask.tokenizing import TextTokenizer
@@ -191,14 +192,14 @@ def measure_stages(*, count: int = 5_000, rounds: int = 3) -> dict[str, float]:
             clock.append(time.perf_counter())
             layouts = [batches.lay_out(row) for row in rows]
             clock.append(time.perf_counter())
-            plain = [layout for layout in layouts if layout is not None]
+            plain = [layout for each in layouts for layout in each or ()]
             groups = [plain[k : k + BATCH_SIZE] for k in range(0, len(plain), BATCH_SIZE)]
             tokens = [batches.tokenize(group) for group in groups]
             clock.append(time.perf_counter())
             results = EncodedRows()
             for each in tokens:
                 for k in range(len(each.is_exact)):
-                    results.add_flat(raw, each, k)
+                    results.add_flat(raw, each, range(k, k + 1))
             clock.append(time.perf_counter())
             results.close()
             clock.append(time.perf_counter())
@@ -239,14 +240,12 @@ def _columns(encoder: Encoder, rows: list[Any]) -> None:
     for number in range(0, len(rows), BATCH_SIZE):
         batch = rows[number : number + BATCH_SIZE]
         with collection_paused():
-            layouts = [batches.lay_out(row) for row in batch]
-        tokens = batches.tokenize([layout for layout in layouts if layout is not None])
-        plain = iter(range(len(tokens.is_exact)))
-        for place, (row, layout) in enumerate(zip(batch, layouts, strict=True)):
+            laid_out = [batches.lay_out(row) or [] for row in batch]
+        tokens = batches.tokenize([*chain.from_iterable(laid_out)])
+        for place, (row, numbers) in enumerate(zip(batch, consecutive(laid_out), strict=True)):
             raw = RawRow("", number + place, number + place, b"")
-            k = next(plain) if layout is not None else -1
-            if k >= 0 and tokens.is_exact[k]:
-                results.add_flat(raw, tokens, k)
+            if numbers and tokens.are_exact(numbers):
+                results.add_flat(raw, tokens, numbers)
             else:
                 results.add(raw, encoder.encode_row(row))
     batches.check_backend()

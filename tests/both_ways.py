@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from lossmask import Encoder, Example
 from lossmask.outcome import Outcome
+from lossmask.plain_examples import consecutive
 from lossmask.rendering import ChatTemplate
 from tests.scenarios import assistant, user
 
@@ -50,8 +52,11 @@ def shown(outcome: Outcome) -> tuple[Any, ...]:
 def check_both_ways(encoder: Encoder, rows: Sequence[Mapping[str, Any]]) -> int:
     """Require the same outcomes; return how many rows were encoded many at a time."""
     batches = encoder.row_batches
-    layouts = [layout for row in rows if (layout := batches.lay_out(row)) is not None]
-    exact = int(batches.tokenize(layouts).is_exact.sum()) if layouts else 0
+    laid_out = [layouts for row in rows if (layouts := batches.lay_out(row)) is not None]
+    exact = 0
+    if laid_out:
+        tokens = batches.tokenize([*chain.from_iterable(laid_out)])
+        exact = sum(map(tokens.are_exact, consecutive(laid_out)))
     together, alone = encoder.encode_batch(rows), [encoder.encode_row(row) for row in rows]
     for row, one, other in zip(rows, together, alone, strict=True):
         assert shown(one) == shown(other), row

@@ -21,9 +21,13 @@ from lossmask import (
 )
 from lossmask.look_ahead import Watch, WatchedMessages
 from lossmask.plain_conversations import PlainConversations
-from lossmask.plain_reading import PlainReading
 from lossmask.plain_tokens import PlainTokens
+from lossmask.rendered_turns import RenderedTurns
 from lossmask.rendering import ChatTemplate
+from lossmask.sealed_environment import SealedEnvironment
+from lossmask.sealed_reading import SealedReading
+from lossmask.sealed_text import Questions, Sealed
+from lossmask.skeletons import Skeleton
 from tests.mutations import Mutant, Patch, becomes, both
 
 
@@ -112,22 +116,80 @@ PROOF = [
     ),
 ]
 
+_UNCHECKED = becomes(PlainConversations, "_is_as_the_whole_way", lambda *_: True)
 PLAIN = [
     _mutant(
         "plain: an unproven text is taken",
-        rewritten(ChatTemplate, "trace_plain", "environment.is_unproven", "False"),
+        rewritten(ChatTemplate, "render_sealed", "environment.is_unproven or", ""),
     ),
     _mutant(
         "plain: a beginning ends one message late",
-        rewritten(PlainReading, "ends", "ends[index + 1] = end", "ends[index] = end"),
+        rewritten(SealedReading, "ends", "ends[index + 1] = end", "ends[index] = end"),
+    ),
+    _mutant("sealed: answers are not compared", rewritten(Skeleton, "filled", "self.asked", "()")),
+    _mutant(
+        "sealed: what was left as it was is not compared",
+        rewritten(
+            Skeleton,
+            "filled",
+            "elif given != contents[index] and given != [contents[index]]:",
+            "elif False:",
+        ),
     ),
     _mutant(
-        "plain: runs have the place of the piece behind",
+        "sealed: answers are not noted",
+        rewritten(Questions, "ask", "self.asked[index, function, plain] = answer", "pass"),
+    ),
+    _mutant(
+        "sealed: what is measured is not noted",
         rewritten(
-            PlainReading,
-            "read",
-            "runs.append((start, length, origin))",
-            "runs.append((start + 1, length, origin))",
+            Questions, "ask_anything", "self.asked[index, function, arguments] = answer", "pass"
+        ),
+    ),
+    _mutant(
+        "sealed: a sum is stripped whatever its contents",
+        rewritten(Sealed, "_stripped", "self.questions.ask(part, own, ()) is not None", "False"),
+    ),
+    _mutant(
+        "sealed: filters take any content as it is",
+        rewritten(
+            SealedEnvironment, "_sealed_filter", 'if name == "string":', 'if name != "string":'
+        ),
+    ),
+    _mutant(
+        "turns: a beginning may differ",
+        both(_UNCHECKED, becomes(RenderedTurns, "_begins", lambda *_: True)),
+    ),
+    _mutant(
+        "turns: a content may begin as a literal does",
+        both(_UNCHECKED, becomes(RenderedTurns, "_require_other", _nothing)),
+    ),
+    _mutant(
+        "turns: prompts are not looked at",
+        both(
+            _UNCHECKED,
+            rewritten(RenderedTurns, "_turn", "prompt.parts() != begins or", ""),
+        ),
+    ),
+    _mutant(
+        "turns: a stop before the answer is not noticed",
+        both(
+            _UNCHECKED,
+            rewritten(
+                RenderedTurns, "_turn", "self._stops.pattern.search(lead, len(begins[-1]))", "None"
+            ),
+        ),
+    ),
+    _mutant(
+        "turns: only the last example is made",
+        both(
+            _UNCHECKED,
+            rewritten(
+                RenderedTurns,
+                "examples",
+                "turns = [turn for turn in turns if turn not in held]",
+                "turns = []",
+            ),
         ),
     ),
     _mutant(
@@ -146,21 +208,13 @@ PLAIN = [
         rewritten(PlainConversations, "_trained", "answers[-1:]", "answers[:1]"),
     ),
     _mutant(
-        "plain: text before an answer is not noticed",
-        rewritten(PlainConversations, "_completions", "start != context + len(invitation) or", ""),
-    ),
-    _mutant(
-        "plain: contents that are cut are not noticed",
-        rewritten(plain_conversations, "_written", " or length != len(contents[index])", ""),
-    ),
-    _mutant(
         "plain: contents that are missing are not noticed",
-        rewritten(plain_conversations, "_written", "len(written) != sum(map(bool, contents))", "0"),
+        becomes(plain_conversations, "_shows_all", lambda *_: True),
     ),
     _mutant(
         "plain: a turn ends at the first of several stops",
         rewritten(
-            plain_conversations,
+            PlainConversations,
             "_end_of_stop",
             "stops.first_run(follows, 0)",
             "stops.pattern.search(follows)",

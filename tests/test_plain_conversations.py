@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -16,13 +16,12 @@ from lossmask.layout import Layout
 from lossmask.plain_conversations import (
     PlainConversations,
     _could_think,
-    _end_of_stop,
+    _shows_all,
     _telling_parts,
-    _written,
 )
 from lossmask.rendering import ChatTemplate
+from lossmask.skeletons import PlainLayout
 from lossmask.stops import Stops
-from lossmask.traced_text import COARSE, LITERAL
 from tests.both_ways import check_both_ways, ready
 from tests.fixture_templates import FIXTURE_TEMPLATES
 from tests.scenarios import Message, assistant, system, tool, user
@@ -40,6 +39,20 @@ def conversations(encoder: Encoder, layout: Layout | None = None) -> PlainConver
     return PlainConversations(ready(encoder)._setting, layout or encoder.layout)
 
 
+def laid_out(plain: PlainConversations, row: Any) -> PlainLayout | None:
+    """Lay out a row, the second time by its skeleton, which must make no difference."""
+    layouts = plain.lay_out(row)
+    again = plain.lay_out(row)
+    if layouts is None:
+        assert again is None
+        return None
+    assert again is not None
+    [layout], [same] = layouts, again
+    assert layout.text == same.text
+    assert (layout.written, layout.completions) == (same.written, same.completions)
+    return layout
+
+
 @pytest.fixture(scope="module")
 def plain(tokenizer: PreTrainedTokenizerBase) -> PlainConversations:
     return conversations(Encoder(tokenizer, chat_template=CHATML, fast=False))
@@ -47,7 +60,7 @@ def plain(tokenizer: PreTrainedTokenizerBase) -> PlainConversations:
 
 def test_contents_and_completions_are_laid_out_in_characters(plain: PlainConversations) -> None:
     messages = [system("Be."), user("Hi?"), assistant("Yes."), user(""), assistant("é")]
-    layout = plain.lay_out({"messages": messages})
+    layout = laid_out(plain, {"messages": messages})
     assert layout is not None
     assert layout.text == (
         "<|im_start|>system\nBe.<|im_end|>\n<|im_start|>user\nHi?<|im_end|>\n"
@@ -74,7 +87,7 @@ def test_the_policy_says_which_turns_are_trained(
     of_role = {"u": user, "a": assistant, "s": system}
     messages = [of_role[role](f"{role}{index}") for index, role in enumerate(roles)]
     encoder = Encoder(tokenizer, Policy(train_on=train_on), chat_template=CHATML, fast=False)
-    layout = conversations(encoder).lay_out({"messages": messages})
+    layout = laid_out(conversations(encoder), {"messages": messages})
     assert layout is not None
     assert [index for index, *_ in layout.completions] == trained
     assert check_both_ways(encoder, [{"messages": messages}]) == 1
@@ -222,26 +235,26 @@ def test_other_layouts_and_proofs_take_the_whole_way(tokenizer: PreTrainedTokeni
         assert not conversations(Encoder(tokenizer, proof=proof)).is_possible
 
 
-def test_nothing_is_laid_out_before_the_generation_prompt_is_known(
+PROMPT_ENDS = {
+    "chatml with tools": "<|im_start|>assistant\n",
+    "thinking opened by the generation prompt": None,
+    "header written with the user turn": "<|im_start|>",
+    "instruction brackets, system in the first user turn": " [/INST]",
+    "generation tags and end of text after the last turn": None,  # a prompt begins otherwise
+}
+
+
+@pytest.mark.parametrize("name", PROMPT_ENDS)
+def test_what_all_prompts_end_with(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    encoder = Encoder(tokenizer, chat_template=FIXTURE_TEMPLATES[name])
+    assert PlainConversations(encoder._setting, encoder.layout).prompt_end() == PROMPT_ENDS[name]
+
+
+def test_an_answer_that_begins_in_a_think_block_takes_the_whole_way(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    encoder = Encoder(tokenizer, chat_template=CHATML)
-    plain = PlainConversations(encoder._setting, encoder.layout)
-    assert plain.is_possible
-    assert plain.invitation is None
-    assert plain.lay_out({"messages": ASKED}) is None
-    ready(encoder)
-    assert plain.invitation == "<|im_start|>assistant\n"
-    assert plain.lay_out({"messages": ASKED}) is not None
-
-
-@pytest.mark.parametrize(
-    "name", ["thinking opened by the generation prompt", "header written with the user turn"]
-)
-def test_templates_without_a_plain_generation_prompt_take_the_whole_way(
-    tokenizer: PreTrainedTokenizerBase, name: str
-) -> None:
-    encoder = ready(Encoder(tokenizer, chat_template=FIXTURE_TEMPLATES[name], fast=False))
+    source = FIXTURE_TEMPLATES["thinking opened by the generation prompt"]
+    encoder = ready(Encoder(tokenizer, chat_template=source, fast=False))
     assert check_both_ways(encoder, [{"messages": ASKED}]) == 0
 
 
@@ -249,7 +262,6 @@ TEMPLATES = {
     "a trimmed content": CHATML.replace("m.content or ''", "m.content | trim"),
     "a content shown twice": CHATML.replace("m.content or ''", "m.content ~ m.content"),
     "an altered content": CHATML.replace("m.content or ''", "m.content | replace('i', 'j')"),
-    "text before the answer": CHATML.replace("{{ m.content", "{{ m.role[:1] }}{{ m.content"),
     "no stop": CHATML.replace("<|im_end|>", ""),
     "a look ahead": CHATML.replace("{{ m.content", "{{ '!' if loop.last }}{{ m.content"),
     "a text that only transformers can tell": CHATML.replace("m.role }}", "m.role | tojson }}"),
@@ -329,35 +341,23 @@ def test_every_text_holds_one_of_its_telling_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("runs", "expected"),
-    [
-        ([(2, -1), (3, 0), (1, -1), (2, 2 << 32)], [(0, 2, 5), (2, 6, 8)]),
-        ([(3, 0), (2, 2 << 32)], [(0, 0, 3), (2, 3, 5)]),
-        ([(3, 0)], None),  # not all of them
-        ([(2, 0), (2, 2 << 32)], None),  # not whole
-        ([(2, 1), (2, 2 << 32)], None),  # not from its beginning
-        ([(3, 0), (3, 0), (2, 2 << 32)], None),  # twice
-        ([(2, 2 << 32), (3, 0)], None),  # in another order
-        ([(3, COARSE), (2, 2 << 32)], None),
-        ([(3, 0), (2, 2 << 32), (1, -2)], None),  # mixed
-        ([(3, 0), (2, 2 << 32), (1, -3)], None),  # of tools
-    ],
+    ("shown", "is_all"),
+    [([0, 2], True), ([0], False), ([0, 0, 2], False), ([2, 0], False), ([], False)],
 )
-def test_contents_are_written_once_whole_and_in_order(runs: Any, expected: Any) -> None:
-    starts = np.cumsum([0, *(length for length, _ in runs)]).tolist()
-    placed = [
-        (start, length, origin)
-        for start, (length, origin) in zip(starts, runs, strict=False)
-        if origin != LITERAL
-    ]
-    assert _written(placed, ["abc", "", "de"]) == expected
+def test_contents_are_written_once_and_in_order(shown: list[int], is_all: bool) -> None:
+    written = [(index, 10 * place, 10 * place + 1) for place, index in enumerate(shown)]
+    assert _shows_all(written, ["a", "", "b"]) is is_all
 
 
-def test_a_completion_ends_behind_the_stops_that_follow_each_other() -> None:
-    stops = Stops(frozenset({1, 2}), ("<e>", "<s>"), "<s>")
-    assert _end_of_stop("\n<e>\n<s>", stops) == 4
-    assert _end_of_stop("<e><e><s><e>", stops) == 9
-    assert _end_of_stop("\n", stops) == 0
+def test_a_completion_ends_behind_the_stops_that_follow_each_other(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    encoder = Encoder(tokenizer, chat_template=CHATML)
+    setting = replace(encoder._setting, stops=Stops(frozenset({1, 2}), ("<e>", "<s>"), "<s>"))
+    plain = PlainConversations(setting, encoder.layout)
+    assert plain._end_of_stop("\n<e>\n<s>") == 4
+    assert plain._end_of_stop("<e><e><s><e>") == 9
+    assert plain._end_of_stop("\n") == 0
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from transformers import AutoTokenizer
 from lossmask import Encoder
 from lossmask.embedded import DEMO_MODEL
 from lossmask.example import Span
-from lossmask.plain_conversations import PlainLayout
-from lossmask.plain_examples import plain_example, plain_examples
+from lossmask.plain_examples import consecutive, plain_examples
 from lossmask.plain_tokens import FlatTokens
+from lossmask.skeletons import PlainLayout
 from tests.both_ways import check_both_ways, contents, ready
 from tests.scenarios import assistant, system, user
 
@@ -41,7 +41,7 @@ TOKENS = ["Q", " a", " ", "b", ".", "!"]
 
 def test_an_example_has_its_part_of_every_column() -> None:
     tokens = flat([["x"], TOKENS], [[0], [0, 0, 0, 1, 1, 0]], exact=[True, True])
-    example = plain_example(ASCII, tokens, 1)
+    [example] = plain_examples([ASCII], tokens, range(1, 2))
     assert example.input_ids.tolist() == [1, 2, 3, 4, 5, 6]
     assert example.offsets.tolist() == [[0, 1], [1, 3], [3, 4], [4, 5], [5, 6], [6, 7]]
     assert example.labels.tolist() == [-100, -100, -100, 4, 5, -100]
@@ -58,18 +58,20 @@ def test_tokens_of_one_character_each_have_all_of_it() -> None:
     pieces = [
         piece.decode("latin-1") for piece in (b"\xc3", b"\xa9\xf0", b"\x9f", b"\x99\x82", b"x")
     ]
-    example = plain_example(layout, flat([pieces], [[1] * 5], exact=[True]), 0)
+    [example] = plain_examples([layout], flat([pieces], [[1] * 5], exact=[True]), range(1))
     assert example.offsets.tolist() == [[0, 1], [0, 2], [1, 2], [1, 2], [2, 3]]
     assert str(example.offsets.dtype) == "int32"
     assert example.spans == (Span(0, 0, 3, 0, 5, "x"),)
 
 
-def test_what_is_not_exact_is_none() -> None:
+def test_the_examples_of_a_row_follow_one_another() -> None:
+    assert [*consecutive(["ab", "", "c"])] == [range(2), range(2, 2), range(2, 3)]
     tokens = flat([TOKENS, TOKENS], [[0, 0, 0, 1, 1, 0]] * 2, exact=[False, True])
-    first, second = plain_examples([ASCII, ASCII], tokens)
-    assert first is None
-    assert second is not None
+    first, second = plain_examples([ASCII, ASCII], tokens, range(2))
+    assert first.input_ids.tolist() == [0, 1, 2, 3, 4, 5]
     assert second.input_ids.tolist() == [6, 7, 8, 9, 10, 11]
+    assert not tokens.are_exact(range(2))
+    assert tokens.are_exact(range(1, 2))
 
 
 @pytest.mark.parametrize(

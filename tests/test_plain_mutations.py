@@ -17,6 +17,7 @@ from lossmask.fit import Fit
 from lossmask.rendering import ChatTemplate
 from tests.both_ways import check_both_ways, ready
 from tests.fixture_templates import FIXTURE_TEMPLATES
+from tests.inspecting_templates import showing, writing
 from tests.looking_templates import LOOKING, PLAIN
 from tests.mutations import Mutant
 from tests.plain_mutations import PLAIN_MUTANTS
@@ -37,6 +38,10 @@ ROWS: list[Any] = [
     {"messages": ANSWERED[:2], "weight": 0.5},
     {"messages": ANSWERED[:2], "id": 1},
     {"messages": [user("<!"), assistant("a")]},
+    {"messages": [user("q"), assistant("r"), user("s"), assistant("t")]},
+    {"messages": [user("Q"), assistant("R"), user("S"), assistant("T.")]},
+    {"messages": [user("x"), assistant("<t></t>r"), user(" s"), assistant("long text")]},
+    {"messages": [user("x "), assistant("<"), user("s"), assistant("t ")]},
     {"messages": [user("a"), assistant("b. ")]},
     None,
 ]
@@ -102,6 +107,21 @@ ENCODERS = {
     "normalised": _small(SOURCE, normalizer=normalizers.NFC()),
     "control tokens": _small(
         SOURCE.replace("content }}", "content }}!>"), added=[_special("<!!>")]
+    ),
+}
+ENCODERS |= {
+    "asking": _chatml(showing("'x' if 'x' in c or c | length > 4")),
+    "taken apart": _chatml(writing("(' [' + c) | trim")),
+    "in capitals": _chatml(showing("c | upper")),
+    "stripped": _chatml(CHATML.replace("m.content or ''", "(m.content + ' ').strip()")),
+    "rewritten": _chatml(writing("('<t></t>' if loop.last and m.role == 'assistant' else '') ~ c")),
+    "another prompt": _chatml(
+        "{{ 'a' if add_generation_prompt and messages | length > 1 else 'b' }}" + writing("c")
+    ),
+    "a stop too many": _chatml(
+        showing("'' if not loop.last").replace(
+            "{{ c }}", "{{ '<|im_end|>' if m.role == 'assistant' }}{{ c }}"
+        )
     ),
 }
 PROVEN = [name for name in LOOKING if not name.startswith("first: ")]

@@ -14,8 +14,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from lossmask import Encoder
 from lossmask.embedded import DEMO_MODEL
 from lossmask.fit import Fit
-from lossmask.plain_conversations import PlainConversations, PlainLayout
+from lossmask.plain_conversations import PlainConversations
 from lossmask.plain_tokens import FlatTokens, PlainTokens, cuts_at_added_tokens
+from lossmask.skeletons import PlainLayout
 from lossmask.vocabulary_bytes import VocabularyBytes
 from tests import corpus, small_tokenizers
 from tests.both_ways import check_both_ways, ready
@@ -45,8 +46,9 @@ def made(
     plain = PlainConversations(encoder._setting, encoder.layout)
     vocabulary = VocabularyBytes.of(tokenizer)
     assert vocabulary is not None
-    assert plain.invitation is not None
-    return encoder, plain, PlainTokens(encoder._setting, vocabulary, plain.invitation)
+    prompt_end = plain.prompt_end()
+    assert prompt_end is not None
+    return encoder, plain, PlainTokens(encoder._setting, vocabulary, prompt_end)
 
 
 def encoded(
@@ -58,9 +60,8 @@ def encoded(
     """Encode conversations together and require that the whole way does the same."""
     encoder, plain, tokens = made(tokenizer, source, **options)
     rows = [{"messages": messages} for messages in conversations]
-    layouts = [plain.lay_out(row) for row in rows]
-    assert None not in layouts
-    flat = tokens.encode([layout for layout in layouts if layout is not None])
+    flat = tokens.encode([layout for row in rows for layout in plain.lay_out(row) or []])
+    assert len(flat.in_loss) == len(rows)
     assert check_both_ways(encoder, rows) == int(flat.is_exact.sum())
     return flat
 
@@ -172,11 +173,10 @@ def test_control_tokens_between_content_and_scaffold_are_seen() -> None:
     source = SOURCE.replace("{{ m.content }}", "{{ m.content }}!>")
     tokenizer = byte_level(added=[special("<!>"), special("a!")])
     encoder, plain, tokens = made(tokenizer, source)
-    layouts = [
-        PlainLayout("<|u|>x<!><|end|><|a|>y!><|end|>", [(0, 5, 7), (1, 21, 22)], [(1, 21, 31)]),
-        plain.lay_out({"messages": [user("b"), assistant("b")]}),
-    ]
-    flat = tokens.encode([layout for layout in layouts if layout is not None])
+    odd = PlainLayout("<|u|>x<!><|end|><|a|>y!><|end|>", [(0, 5, 7), (1, 21, 22)], [(1, 21, 31)])
+    others = plain.lay_out({"messages": [user("b"), assistant("b")]})
+    assert others is not None
+    flat = tokens.encode([odd, *others])
     assert flat.is_exact.tolist() == [False, True]
     rows = [{"messages": [user("x<"), assistant("y")]}, {"messages": [user("b"), assistant("a")]}]
     assert check_both_ways(encoder, rows) == 0

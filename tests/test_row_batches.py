@@ -12,17 +12,17 @@ from lossmask.embedded import DEMO_MODEL
 from lossmask.fit import Fit
 from lossmask.row_batches import BATCH_SIZE
 from tests import corpus, small_tokenizers
-from tests.both_ways import FIRST, check_both_ways, ready, shown
+from tests.both_ways import FIRST, check_both_ways, ready
 from tests.fixture_templates import FIXTURE_TEMPLATES
 from tests.scenarios import Scenario, assistant, scenarios_of, user
 
 LAID_OUT = {  # by template, of the scenarios: how many are encoded many at a time
     "chatml with tools": 17,
     "thinking opened by the generation prompt": 0,
-    "reasoning kept after the last user turn only": 0,
-    "header written with the user turn": 0,
+    "reasoning kept after the last user turn only": 8,
+    "header written with the user turn": 15,
     "instruction brackets, system in the first user turn": 0,
-    "macro and set block": 0,
+    "macro and set block": 8,
     "system kept only while a user speaks last": 15,
     "generation tags and end of text after the last turn": 0,
     "plain text, one newline between": 0,
@@ -131,16 +131,6 @@ def test_rows_keep_their_order_across_batches(tokenizer: PreTrainedTokenizerBase
         else:
             assert outcome.rejection is not None
             assert outcome.rejection.reason == "no_assistant"
-
-
-def test_nothing_is_encoded_together_before_one_row_went_the_whole_way(
-    tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    encoder = Encoder(tokenizer, fast=False)
-    assert encoder.row_batches.lay_out(ROW) is None
-    first = [shown(outcome) for outcome in encoder.encode_batch([ROW, ROW])]
-    assert encoder.row_batches.lay_out(ROW) is not None
-    assert [shown(outcome) for outcome in encoder.encode_batch([ROW, ROW])] == first
 
 
 def test_a_template_that_is_not_trusted_is_refused_both_ways(

@@ -114,18 +114,19 @@ class EncodedRows:
             if example.ignorable is not None:
                 self.columns.setdefault("ignorable", []).append(example.ignorable)
 
-    def add_flat(self, raw: RawRow, tokens: FlatTokens, number: int) -> None:
-        """Take the next row, which became one example of a batch and has no findings."""
-        first, end = tokens.starts[number : number + 2].tolist()
+    def add_flat(self, raw: RawRow, tokens: FlatTokens, numbers: range) -> None:
+        """Take the next row, which became examples of a batch and has no findings."""
         counts = self.counts
         counts.rows_in += 1
         counts.rows_kept += 1
-        counts.examples += 1
-        counts.tokens += end - first
-        counts.supervised_tokens += tokens.in_loss[number]
-        self.columns["row"].append(raw.row)
-        for name in _TOKEN_COLUMNS:
-            self.columns[name].append(getattr(tokens, name)[first:end])
+        counts.examples += len(numbers)
+        for number in numbers:
+            first, end = tokens.starts[number : number + 2].tolist()
+            counts.tokens += end - first
+            counts.supervised_tokens += tokens.in_loss[number]
+            self.columns["row"].append(raw.row)
+            for name in _TOKEN_COLUMNS:
+                self.columns[name].append(getattr(tokens, name)[first:end])
 
     def close(self) -> None:
         """Turn the kept examples into a Parquet file."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -33,7 +33,7 @@ from lossmask.instruction_styles import (
 )
 from lossmask.layout import Layout
 from lossmask.outcome import Outcome, Rejection
-from lossmask.plain_examples import plain_examples
+from lossmask.plain_examples import consecutive, plain_examples
 from lossmask.policy import Policy, nearest
 from lossmask.renderers import (
     ObservedTemplate,
@@ -42,7 +42,7 @@ from lossmask.renderers import (
     renderer_setting,
 )
 from lossmask.rendering import ChatTemplate, Message, NoTemplate
-from lossmask.row_batches import RowBatches, collection_paused
+from lossmask.row_batches import BATCH_SIZE, RowBatches, collection_paused
 from lossmask.setting import Proving, Setting
 from lossmask.stops import Stops
 from lossmask.tokenizing import TextTokenizer
@@ -340,14 +340,16 @@ class Encoder:
         """
         batches, outcomes = self.row_batches, list[Outcome]()
         given = iter(rows)
-        while batch := list(islice(given, batches.size)):
+        while batch := list(islice(given, BATCH_SIZE)):
             with collection_paused():
-                layouts = [batches.lay_out(row) for row in batch]
-            plain = [layout for layout in layouts if layout is not None]
-            examples = iter(plain_examples(plain, batches.tokenize(plain)) if plain else ())
-            for row, layout in zip(batch, layouts, strict=True):
-                example = None if layout is None else next(examples)
-                outcomes.append(self.encode_row(row) if example is None else Outcome((example,)))
+                laid_out = [batches.lay_out(row) or [] for row in batch]
+            plain = [*chain.from_iterable(laid_out)]
+            tokens = batches.tokenize(plain) if plain else None
+            for row, layouts, numbers in zip(batch, laid_out, consecutive(laid_out), strict=True):
+                if tokens is not None and layouts and tokens.are_exact(numbers):
+                    outcomes.append(Outcome(plain_examples(layouts, tokens, numbers)))
+                else:
+                    outcomes.append(self.encode_row(row))
             batches.check_backend()
         return outcomes
 

@@ -54,7 +54,7 @@ def encode_conversation(
     """
     conversation = read_conversation(messages, tools, sample_weight)
     trained = trained_messages(conversation, setting.policy)
-    _prove_template(setting)
+    prove_template(setting)
     return encode_trained(conversation, trained, setting)
 
 
@@ -113,7 +113,7 @@ def _build_examples(
     return examples
 
 
-def _prove_template(setting: Setting) -> None:
+def prove_template(setting: Setting) -> None:
     """Hold tracing against perturbation, once for each template; others know perturbation only."""
     if setting.proof != "off" and isinstance(setting.template, ChatTemplate):
         prove_once(setting.template, setting.template_variables)

@@ -17,7 +17,7 @@ token. The policy has to be one under which a token counts 1 or 0.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -25,33 +25,23 @@ from lossmask.control_tokens import control_tokens_of
 from lossmask.errors import LossmaskError
 from lossmask.formats import to_normal
 from lossmask.layout import Layout
+from lossmask.pipeline import encode_conversation, prove_template
 from lossmask.policy import Policy
+from lossmask.rendered_turns import RenderedTurns
 from lossmask.rendering import ChatTemplate
+from lossmask.sealed_reading import SealedText
+from lossmask.sealed_text import Asked
 from lossmask.setting import Setting
-from lossmask.stops import Stops
-from lossmask.template_environment import traced_message
-from lossmask.traced_text import COARSE, leaf_text
+from lossmask.skeletons import PlainLayout, Skeleton, Skeletons
 from lossmask.written import THINK_PAIRS
 
 _ROLES = frozenset({"system", "user", "assistant"})
 _READ = ("role", "content")
+_MOST_SHAPES = 10_000
+_MOST_TRIES = 4  # to render the beginnings of a shape: the contents may be at fault
+_MOST_TURNS = 32
 _PROBE_MESSAGES = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 _PROBE_VALUES: tuple[Any, ...] = ("x", "[]", 1, 0.5, True, None, ["x"], [{"x": 1}], {"x": 1}, [])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PlainLayout:
-    """A rendered conversation, all positions in characters.
-
-    Attributes:
-        text: The rendering.
-        written: Message, first character, end: of each content that is not empty, ascending.
-        completions: Message, first character, end: of each turn in the loss, ascending.
-    """
-
-    text: str
-    written: list[tuple[int, int, int]]
-    completions: list[tuple[int, int, int]]
 
 
 class PlainConversations:
@@ -66,8 +56,12 @@ class PlainConversations:
         self._setting = setting
         self._train_on = setting.policy.train_on
         self._harmless: dict[tuple[str, ...], bool] = {}
+        self._skeletons = Skeletons()
+        self._met: dict[tuple[str, ...], int] = {}  # shapes whose beginnings have to be rendered
         self._ends_of_turns: dict[str, int] = {}  # what follows a content -> where its stop ends
-        self._invitation: str | None = None
+        self._invitation = ""  # the generation prompt
+        self._prompt_end: str | None = None
+        self._is_probed = False
         self._variables: dict[str, Any] = {}
         self.is_possible = _is_possible(setting, layout)
         if self.is_possible:
@@ -76,47 +70,64 @@ class PlainConversations:
             self._telling = _telling_parts(texts)
             self.is_possible = not any(text in key for text in texts for key in _READ)
 
-    @property
-    def invitation(self) -> str | None:
-        """The generation prompt: None until the whole way has found that it is constant."""
-        template, variables = self._setting.template, self._setting.template_variables
-        if self._invitation is None and isinstance(template, ChatTemplate):
-            self._invitation = template.invitation(None, variables)
-            if self._invitation is not None:
-                self._variables = template.seen_variables(variables)
-        return self._invitation
+    def prompt_end(self) -> str | None:
+        """Return what every prompt ends with, None if that is not known.
 
-    def lay_out(self, row: Mapping[str, Any]) -> PlainLayout | None:
-        """Lay out one row; None if it takes the whole way."""
+        It is the generation prompt, or what a template without one writes behind a user's message.
+        """
+        if not self._is_probed and self.is_possible:
+            self._is_probed = True
+            self._probe()
+        return self._prompt_end
+
+    def _probe(self) -> None:
+        template, variables = self._setting.template, self._setting.template_variables
+        assert isinstance(template, ChatTemplate)
+        try:
+            prove_template(self._setting)
+            self._variables = template.seen_variables(variables)
+        except MemoryError:
+            raise
+        except Exception:  # whatever it is, the whole way says it
+            return
+        asked = {**self._variables, "add_generation_prompt": True}
+        before, prompt = (
+            template.render_sealed(_PROBE_MESSAGES[:1], each) for each in (self._variables, asked)
+        )
+        if before is None or prompt is None or not prompt.text.startswith(before.text):
+            return
+        self._invitation = prompt.text[len(before.text) :]
+        prompt_end = self._invitation or str(prompt.parts()[-1])
+        if not _could_think(prompt_end):
+            self._prompt_end = prompt_end
+
+    def lay_out(self, row: Mapping[str, Any]) -> list[PlainLayout] | None:
+        """Lay out the examples of one row; None if it takes the whole way."""
         if type(row) is not dict and not isinstance(row, Mapping):
             return None  # whatever a data file holds: the whole way says what is wrong with it
-        messages = row.get("messages")
-        if type(messages) is not list or not self._is_plain(messages):
+        messages: Any = row.get("messages")
+        shape = _shape(messages) if type(messages) is list else None
+        if shape is None:
             return None
         if len(row) > 1 and not self._are_harmless(row):
             return None
-        if self.invitation is None or _could_think(self.invitation):
-            return None
-        trained = self._trained([message["role"] for message in messages])
-        if not trained or trained[0] == 0:
+        if self.prompt_end() is None:
             return None
         contents = [message["content"] for message in messages]
         for content in contents:
             for part in self._telling:
                 if part in content:
                     return None
-        return self._rendered(messages, contents, trained)
-
-    def _is_plain(self, messages: list[Any]) -> bool:
-        for message in messages:
-            if type(message) is not dict or len(message) != 2:
-                return False
-            role = message.get("role")
-            if type(role) is not str or role not in _ROLES:
-                return False
-            if type(message.get("content")) is not str:
-                return False
-        return bool(messages)
+        layouts = self._skeletons.filled(shape, contents)
+        if layouts is None:
+            layouts = self._rendered(messages, contents, shape)
+        if layouts is None:
+            return None
+        template = self._setting.template
+        assert isinstance(template, ChatTemplate)
+        if template.is_due(layouts[0].text) and not self._is_confirmed(messages, layouts):
+            return None
+        return layouts
 
     def _are_harmless(self, row: Mapping[str, Any]) -> bool:
         """Return whether no format reads the other keys of a row, alone or together."""
@@ -138,75 +149,125 @@ class PlainConversations:
         return [index for index in answers if index > last_user]
 
     def _rendered(
-        self, messages: list[dict[str, str]], contents: list[str], trained: list[int]
-    ) -> PlainLayout | None:
+        self, messages: list[dict[str, str]], contents: list[str], shape: tuple[str, ...]
+    ) -> list[PlainLayout] | None:
+        """Lay out a conversation by rendering it, and keep what it has in common with others."""
+        trained = self._trained([message["role"] for message in messages])
+        if not trained or trained[0] == 0:
+            return None
         template = self._setting.template
         assert isinstance(template, ChatTemplate)
-        traced = []
-        for index, message in enumerate(messages):
-            copy = traced_message(message, index)
-            copy["content"] = leaf_text(contents[index], index)
-            traced.append(copy)
-        rendering = template.trace_plain(traced, self._variables)
-        if rendering is None:
+        sealed = template.render_sealed(messages, self._variables)
+        if sealed is None or not _shows_all(sealed.written, contents):
             return None
-        text, runs, ends = rendering
-        written = _written(runs, contents)
-        if written is None:
+        layout = self._of_proven_ends(sealed, trained)
+        layouts, asked = [] if layout is None else [layout], sealed.asked
+        if layout is None:
+            found = self._rendered_turns(messages, sealed, trained, shape)
+            if found is None:
+                return None
+            layouts, asked = found[0], asked | found[1]
+        if len(layouts) > 1 and self._setting.policy.history != "expand":
             return None
-        completions = self._completions(text, written, ends, trained)
-        if completions is None:
+        if not all(self._prompts_end_alike(layout) for layout in layouts):
             return None
-        if template.is_due(text) and not self._is_confirmed(messages, text, ends, trained):
-            return None
-        return PlainLayout(text, written, completions)
+        self._skeletons.add(shape, Skeleton.of(layouts, asked))
+        return layouts
 
-    def _completions(
+    def _rendered_turns(
         self,
-        text: str,
-        written: list[tuple[int, int, int]],
-        ends: Mapping[int, int],
+        messages: list[dict[str, str]],
+        whole: SealedText,
         trained: list[int],
-    ) -> list[tuple[int, int, int]] | None:
-        """Return where the turns in the loss lie, None if that takes a closer look."""
-        invitation = self.invitation or ""
-        of_message = {index: (start, end) for index, start, end in written}
+        shape: tuple[str, ...],
+    ) -> tuple[list[PlainLayout], Asked] | None:
+        """Render the beginnings of a conversation whose shape was met before, a few times."""
+        met = self._met[shape] = self._met.get(shape, 0) + 1
+        if len(self._met) > _MOST_SHAPES:
+            self._met.clear()
+        if not 1 < met <= _MOST_TRIES or len(trained) > _MOST_TURNS:
+            return None
+        setting = self._setting
+        assert isinstance(setting.template, ChatTemplate)
+        turns = RenderedTurns(
+            setting.template,
+            self._variables,
+            invitation=self._invitation,
+            stops=setting.stops,
+            end_of_stop=self._end_of_stop,
+        )
+        found = turns.examples(messages, whole, trained)
+        if found is None or not self._is_as_the_whole_way(messages, found[0]):
+            return None
+        self._met[shape] = 1  # the next one is worth trying
+        return found
+
+    def _is_as_the_whole_way(self, messages: list[Any], layouts: Sequence[PlainLayout]) -> bool:
+        """Return whether the whole way makes the same examples of a conversation."""
+        try:
+            examples = encode_conversation(messages, None, self._setting)
+        except LossmaskError:
+            return False
+        return [(layout.text, layout.completions) for layout in layouts] == [
+            (example.text, [(s.message_index, s.start, s.end) for s in example.spans])
+            for example in examples
+        ] and not any(example.findings for example in examples)
+
+    def _of_proven_ends(self, sealed: SealedText, trained: list[int]) -> PlainLayout | None:
+        """Return the one example of a conversation whose beginnings are proven."""
+        text, invitation = sealed.text, self._invitation
+        places = {index: place for place, (index, *_) in enumerate(sealed.written)}
         completions = []
         for index in trained:
-            context = ends.get(index)
-            turn_end = ends.get(index + 1)
-            own = of_message.get(index)
-            if context is None or turn_end is None or own is None:
+            context, turn_end = sealed.ends.get(index), sealed.ends.get(index + 1)
+            place = places.get(index)
+            if context is None or turn_end is None or place is None:
                 return None
-            start, end = own
-            if start != context + len(invitation) or not text.startswith(invitation, context):
+            first = context + len(invitation)
+            _, start, end = sealed.written[place]
+            before = sealed.written[place - 1][2] if place else 0
+            if not before <= context <= first <= start or not text.startswith(invitation, context):
                 return None
-            follows = text[end:turn_end]
-            width = self._ends_of_turns.get(follows)
-            if width is None:
-                width = self._ends_of_turns[follows] = _end_of_stop(follows, self._setting.stops)
+            if self._setting.stops.pattern.search(text, first, start):
+                return None  # inference would stop there
+            width = self._end_of_stop(text[end:turn_end])
             if not width:
                 return None
-            completions.append((index, start, end + width))
-        return completions
+            completions.append((index, first, end + width))
+        return PlainLayout(text, sealed.written, completions)
 
-    def _is_confirmed(
-        self, messages: list[Any], text: str, ends: Mapping[int, int], trained: list[int]
-    ) -> bool:
+    def _prompts_end_alike(self, layout: PlainLayout) -> bool:
+        prompt_end = self._prompt_end or ""
+        return all(layout.text.endswith(prompt_end, 0, at) for _, at, _ in layout.completions)
+
+    def _end_of_stop(self, follows: str) -> int:
+        """Return where the stop token in what follows a content ends, 0 if there is none."""
+        width = self._ends_of_turns.get(follows)
+        if width is None:
+            found = self._setting.stops.first_run(follows, 0)
+            width = self._ends_of_turns[follows] = 0 if found is None else found.end()
+        return width
+
+    def _is_confirmed(self, messages: list[Any], layouts: Sequence[PlainLayout]) -> bool:
         """Return whether transformers renders the conversation and its prompts alike."""
         template, variables = self._setting.template, self._setting.template_variables
         try:
-            if template.render_text(messages, template_variables=variables) != text:
-                return False
-            return all(
-                template.render_text(
-                    messages[:index], add_generation_prompt=True, template_variables=variables
-                )
-                == text[: ends[index]] + (self.invitation or "")
-                for index in trained
-            )
+            for layout in layouts:
+                counts = dict.fromkeys([len(messages), layout.completions[-1][0] + 1])
+                if not any(
+                    template.render_text(messages[:k], template_variables=variables) == layout.text
+                    for k in counts
+                ):
+                    return False
+                for index, start, _ in layout.completions:
+                    prompt = template.render_text(
+                        messages[:index], add_generation_prompt=True, template_variables=variables
+                    )
+                    if prompt != layout.text[:start]:
+                        return False
         except LossmaskError:
             return False
+        return True
 
 
 def _is_possible(setting: Setting, layout: Layout) -> bool:
@@ -248,27 +309,27 @@ def _telling_parts(texts: Sequence[str]) -> list[str]:
     return parts
 
 
-def _written(
-    runs: Sequence[tuple[int, int, int]], contents: Sequence[str]
-) -> list[tuple[int, int, int]] | None:
-    """Return where each content stands, None unless each stands there once, whole and in order."""
-    written = []
-    next_message = 0
-    for at, length, origin in runs:
-        index = origin >> 32  # negative for what is no content
-        if index < next_message or origin & COARSE or length != len(contents[index]):
+def _shape(messages: list[Any]) -> tuple[str, ...] | None:
+    """Return what plain messages are besides their contents, None if any is not plain.
+
+    Role and order of the keys of each, and whether its content is empty.
+    """
+    shape = []
+    for message in messages:
+        if type(message) is not dict or len(message) != 2:
             return None
-        written.append((index, at, at + length))
-        next_message = index + 1
-    if len(written) != sum(map(bool, contents)):
-        return None
-    return written
+        role, content = message.get("role"), message.get("content")
+        if type(role) is not str or role not in _ROLES or type(content) is not str:
+            return None
+        kind = role if content else role + " without content"
+        shape.append(kind if next(iter(message)) == "role" else kind + " first")
+    return tuple(shape) or None
 
 
-def _end_of_stop(follows: str, stops: Stops) -> int:
-    """Return where the stop token in what follows a content ends, 0 if there is none."""
-    found = stops.first_run(follows, 0)
-    return 0 if found is None else found.end()
+def _shows_all(written: Sequence[tuple[int, int, int]], contents: Sequence[str]) -> bool:
+    """Return whether each content that is not empty stands there once, and in order."""
+    shown = [index for index, *_ in written]
+    return shown == [index for index, content in enumerate(contents) if content]
 
 
 @cache

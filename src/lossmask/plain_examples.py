@@ -1,31 +1,42 @@
-"""One example out of a batch of flat tokens, as the whole way would have built it."""
+"""Examples out of a batch of flat tokens, as the whole way would have built them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from lossmask.example import Example, Span
-from lossmask.plain_conversations import PlainLayout
 from lossmask.plain_tokens import FlatTokens
+from lossmask.skeletons import PlainLayout
 from lossmask.tokenizing import Offsets
 
 
-def plain_examples(layouts: Sequence[PlainLayout], tokens: FlatTokens) -> Iterator[Example | None]:
-    """Yield the examples of a batch, None for each that has to go the whole way."""
-    for number, layout in enumerate(layouts):
-        yield plain_example(layout, tokens, number) if tokens.is_exact[number] else None
+def consecutive(rows: Iterable[Sequence[object]]) -> Iterator[range]:
+    """Yield the numbers of the examples of each row, which follow one another."""
+    first = 0
+    for examples in rows:
+        yield range(first, first + len(examples))
+        first += len(examples)
 
 
-def plain_example(layout: PlainLayout, tokens: FlatTokens, number: int) -> Example:
-    """Return one example of a batch.
+def plain_examples(
+    layouts: Sequence[PlainLayout], tokens: FlatTokens, numbers: range
+) -> tuple[Example, ...]:
+    """Return some examples of a batch, all of them exact.
 
     Args:
-        layout: Its text and places.
+        layouts: Their texts and places.
         tokens: The batch.
-        number: Which one of the batch; it has to be exact.
+        numbers: Which ones of the batch.
     """
+    return tuple(
+        _plain_example(layout, tokens, number)
+        for layout, number in zip(layouts, numbers, strict=True)
+    )
+
+
+def _plain_example(layout: PlainLayout, tokens: FlatTokens, number: int) -> Example:
     first, end = (int(at) for at in tokens.starts[number : number + 2])
     span = slice(first, end)
     bounds = tokens.bounds[first : end + 1] - tokens.bounds[first]

@@ -26,8 +26,8 @@ import numpy.typing as npt
 
 from lossmask.control_tokens import control_tokens_of
 from lossmask.example import IGNORE_INDEX
-from lossmask.plain_conversations import PlainLayout
 from lossmask.setting import Setting
+from lossmask.skeletons import PlainLayout
 from lossmask.tokenizing import TextTokenizer
 from lossmask.vocabulary_bytes import VocabularyBytes
 
@@ -61,6 +61,10 @@ class FlatTokens:
     bounds: Positions
     is_exact: npt.NDArray[np.bool_]
 
+    def are_exact(self, numbers: range) -> bool:
+        """Return whether some examples all are."""
+        return bool(self.is_exact[numbers.start : numbers.stop].all())
+
 
 class PlainTokens:
     """Tokenizes laid-out conversations under one setting.
@@ -68,10 +72,10 @@ class PlainTokens:
     Args:
         setting: Its tokenizer has to be one that :func:`cuts_at_added_tokens`.
         vocabulary: What its tokens spell.
-        invitation: The constant generation prompt.
+        prompt_end: What every prompt ends with.
     """
 
-    def __init__(self, setting: Setting, vocabulary: VocabularyBytes, invitation: str) -> None:
+    def __init__(self, setting: Setting, vocabulary: VocabularyBytes, prompt_end: str) -> None:
         assert isinstance(setting.tokenizer, TextTokenizer)
         tokenizer = setting.tokenizer.tokenizer
         control = control_tokens_of(setting.tokenizer, setting.stops)
@@ -83,16 +87,16 @@ class PlainTokens:
         self._is_control = _flags(size, [*control.ids, *setting.stops.ids])
         self._is_stop = _flags(size, np.intersect1d(list(setting.stops.ids), added))
         self._unknown = tokenizer.unk_token_id
-        self._invitation = self._end_of(invitation, _flags(size, added))
+        self._prompt_end = self._end_of(prompt_end, _flags(size, added))
 
     @property
     def is_possible(self) -> bool:
-        """Whether the generation prompt holds an added token, which cuts the text."""
-        return self._invitation is not None
+        """Whether the end of prompts holds an added token, which cuts the text."""
+        return self._prompt_end is not None
 
     def encode(self, layouts: Sequence[PlainLayout]) -> FlatTokens:
         """Tokenize k conversations."""
-        assert self._invitation is not None
+        assert self._prompt_end is not None
         data = [_utf8(layout.text) for layout in layouts]
         ids, starts = self._encode(
             ["" if d is None else each.text for d, each in zip(data, layouts, strict=True)]
@@ -129,8 +133,8 @@ class PlainTokens:
         self, ids: Ids, bounds: Positions, to_bytes: _CharacterBytes
     ) -> tuple[npt.NDArray[np.bool_], Positions]:
         """Return which tokens are in the loss, and texts with a completion not at parity."""
-        assert self._invitation is not None
-        ends_with, length = self._invitation
+        assert self._prompt_end is not None
+        ends_with, length = self._prompt_end
         _, first, last, owner = to_bytes.places("completions")
         begin = np.searchsorted(bounds[:-1], first, side="left")
         end = np.searchsorted(bounds, last, side="left")
@@ -143,15 +147,15 @@ class PlainTokens:
         in_loss = _painted(len(ids), begin, end, np.ones(len(begin), np.int64)) > 0
         return in_loss, owner[is_wrong]
 
-    def _end_of(self, invitation: str, is_added: npt.NDArray[np.bool_]) -> tuple[Ids, int] | None:
-        """Return the ids of a generation prompt from its last added token on, and their bytes."""
-        ids, _ = self._encode([invitation])
+    def _end_of(self, prompt_end: str, is_added: npt.NDArray[np.bool_]) -> tuple[Ids, int] | None:
+        """Return the ids of the end of a prompt from its last added token on, and their bytes."""
+        ids, _ = self._encode([prompt_end])
         data, bounds = self._vocabulary.spell(ids)
         cuts = np.flatnonzero(is_added[ids])
-        if not cuts.size or data is None or data.to_pybytes()[: bounds[-1]] != invitation.encode():
+        if not cuts.size or data is None or data.to_pybytes()[: bounds[-1]] != prompt_end.encode():
             return None
         last = int(cuts[-1])
-        behind = invitation.encode()[bounds[last + 1] :].decode()
+        behind = prompt_end.encode()[bounds[last + 1] :].decode()
         alone, _ = self._encode([behind])
         if not np.array_equal(alone, ids[last + 1 :]):
             return None

@@ -21,10 +21,11 @@ from transformers import PreTrainedTokenizerBase
 from lossmask.errors import TemplateError, TokenizerError
 from lossmask.leaf_places import LeafPlaces
 from lossmask.look_ahead import WatchedMessages
-from lossmask.plain_environment import PlainEnvironment
-from lossmask.plain_reading import PlainReading
 from lossmask.sampling import is_sampled
-from lossmask.template_environment import TracedMessage, TracingEnvironment
+from lossmask.sealed_environment import SealedEnvironment
+from lossmask.sealed_reading import SealedReading, SealedText
+from lossmask.sealed_text import Questions
+from lossmask.template_environment import TracedMessage, TracingEnvironment, traced_message
 from lossmask.traced_text import (
     COARSE,
     MIXED,
@@ -159,7 +160,7 @@ class ChatTemplate:
         self.given = chat_template
         self.trace_tools = trace_tools
         self._compiled: dict[str, tuple[TracingEnvironment, Any]] = {}
-        self._plainly_compiled: dict[str, tuple[PlainEnvironment, Any]] = {}
+        self._sealed: dict[str, tuple[SealedEnvironment, Any]] = {}
         self._rendered = 0
         self._invitations: dict[tuple[str, str], str] = {}  # generation prompts that are constant
         if chat_template is None and not tokenizer.chat_template:
@@ -293,36 +294,42 @@ class ChatTemplate:
         """Return the constant generation prompt, None if none was needed yet."""
         return self._invitations.get((self.source(tools), repr(template_variables or {})))
 
-    def trace_plain(
-        self, traced: Sequence[Message], variables: Mapping[str, Any]
-    ) -> tuple[str, Sequence[tuple[int, int, int]], Mapping[int, int]] | None:
+    def render_sealed(
+        self, messages: Sequence[dict[str, str]], variables: Mapping[str, Any]
+    ) -> SealedText | None:
         """Render messages of strings alone, without generation prompt.
 
         Args:
-            traced: Messages whose contents are traced.
+            messages: Of role and content.
             variables: All other variables of the template, as of ``seen_variables``.
 
         Returns:
-            The text; first character, length and origin of each of its runs that is not literal;
-            where its beginnings end that render alike, all of it included. None if the template
-            raises, or computes anything by another code than transformers'.
+            The text and what it depends on; ``ends`` without generation prompt only. None if the
+            template raises, computes anything by another code than transformers', or looks at a
+            content in a way that cannot be asked for again.
         """
-        environment, compiled = self._compile_plainly(self.source(None))
-        environment.begin(len(traced))
-        messages = WatchedMessages(traced, environment.watch)
-        seen = {**compiled.globals, **variables, "messages": messages}
-        reading = PlainReading(environment.watch)
+        contents = [message["content"] for message in messages]
+        questions = Questions(contents)
+        sealed = [
+            traced_message(message | {"content": questions.sealed(index)}, index)
+            for index, message in enumerate(messages)
+        ]
         try:
+            environment, compiled = self._compile_sealed(self.source(None))
+            environment.begin(len(messages))
+            environment.questions = questions
+            watched = WatchedMessages(sealed, environment.watch)
+            seen = {**compiled.globals, **variables, "messages": watched}
+            reading = SealedReading(contents, environment.watch)
             reading.read(compiled.root_render_func(compiled.new_context(seen, shared=True)))
         except MemoryError:
             raise
         except Exception:  # whatever it is, the whole way says it
             return None
-        if environment.is_unproven:
+        if environment.is_unproven or questions.is_broken:
             return None
-        if environment.marking_loops:  # another loop than the one that is read
-            return None
-        return "".join(reading.pieces), reading.runs, reading.ends(len(traced))
+        ends = {} if environment.marking_loops else reading.ends(len(messages))
+        return SealedText("".join(reading.pieces), reading.written, ends, questions.asked)
 
     def seen_variables(self, template_variables: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a template sees besides messages, without tools and generation prompt."""
@@ -399,11 +406,11 @@ class ChatTemplate:
             self._compiled[source] = (environment, environment.from_string(source))
         return self._compiled[source]
 
-    def _compile_plainly(self, source: str) -> tuple[PlainEnvironment, Any]:
-        if source not in self._plainly_compiled:
-            environment = PlainEnvironment()
-            self._plainly_compiled[source] = (environment, environment.from_string(source))
-        return self._plainly_compiled[source]
+    def _compile_sealed(self, source: str) -> tuple[SealedEnvironment, Any]:
+        if source not in self._sealed:
+            environment = SealedEnvironment()
+            self._sealed[source] = (environment, environment.from_string(source))
+        return self._sealed[source]
 
     def _message_at_failure(
         self,

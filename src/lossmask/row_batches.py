@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from lossmask.layout import Layout
-from lossmask.plain_conversations import PlainConversations, PlainLayout
+from lossmask.plain_conversations import PlainConversations
 from lossmask.plain_tokens import FlatTokens, PlainTokens, cuts_at_added_tokens
 from lossmask.setting import Setting
+from lossmask.skeletons import PlainLayout
 from lossmask.tokenizing import TextTokenizer
 from lossmask.vocabulary_bytes import VocabularyBytes
 
@@ -56,20 +57,16 @@ class RowBatches:
         self._is_possible = self._conversations.is_possible
         self._rows = 0
 
-    @property
-    def size(self) -> int:
-        """Rows to take next: the first one alone, which the others need to be laid out at all."""
-        return BATCH_SIZE if self._rows else 1
-
-    def lay_out(self, row: Mapping[str, Any]) -> PlainLayout | None:
+    def lay_out(self, row: Mapping[str, Any]) -> list[PlainLayout] | None:
         """Lay out one row; None if it has to go the whole way."""
         self._rows += 1
         if self._rows == _ROWS_BEFORE_FAST:
             self.expect_many()
-        if not self._is_possible or self._conversations.invitation is None:
+        prompt_end = self._conversations.prompt_end() if self._is_possible else None
+        if prompt_end is None:
             return None
         if self._tokens is None:
-            self._tokens = self._plain_tokens(self._conversations.invitation)
+            self._tokens = self._plain_tokens(prompt_end)
             if self._tokens is None:
                 self._is_possible = False
                 return None
@@ -98,7 +95,7 @@ class RowBatches:
         if isinstance(tokenizer, TextTokenizer) and tokenizer.backend_error is not None:
             raise tokenizer.backend_error
 
-    def _plain_tokens(self, invitation: str) -> PlainTokens | None:
+    def _plain_tokens(self, prompt_end: str) -> PlainTokens | None:
         tokenizer = self._setting.tokenizer
         if not isinstance(tokenizer, TextTokenizer):
             return None
@@ -107,5 +104,5 @@ class RowBatches:
         vocabulary = VocabularyBytes.of(tokenizer.tokenizer)
         if vocabulary is None:
             return None
-        tokens = PlainTokens(self._setting, vocabulary, invitation)
+        tokens = PlainTokens(self._setting, vocabulary, prompt_end)
         return tokens if tokens.is_possible else None

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from lossmask.confinement import OUT_OF_MEMORY, Limits, confined, make_disposable
@@ -24,10 +25,10 @@ from lossmask.encoder import Encoder
 from lossmask.errors import LossmaskError
 from lossmask.fork_server import interrupts_held_back
 from lossmask.outcome import Outcome, Rejection
-from lossmask.plain_conversations import PlainLayout
-from lossmask.plain_examples import plain_example
+from lossmask.plain_examples import consecutive, plain_examples
 from lossmask.plain_tokens import FlatTokens
-from lossmask.row_batches import collection_paused
+from lossmask.row_batches import BATCH_SIZE, collection_paused
+from lossmask.skeletons import PlainLayout
 
 Progress = Callable[[int], None]
 """Called with the number of bytes of input that are done."""
@@ -51,8 +52,8 @@ class Results(Protocol):
 class FlatResults(Protocol):
     """Results that take examples as they lie in a batch."""
 
-    def add_flat(self, raw: RawRow, tokens: FlatTokens, number: int) -> None:
-        """Take the next row, which became example ``number`` of a batch."""
+    def add_flat(self, raw: RawRow, tokens: FlatTokens, numbers: range) -> None:
+        """Take the next row, which became some examples of a batch."""
 
 
 R = TypeVar("R", bound=Results)
@@ -220,19 +221,19 @@ def _encode_chunk(chunk: Chunk[Any], pipe: Any, at: Any, encoder: Encoder, limit
     take_flat = chunk.results.add_flat if isinstance(chunk.results, FlatResults) else None
     end = chunk.done
     while end < len(chunk.rows):
-        batch = range(end, min(end + encoder.row_batches.size, len(chunk.rows)))
+        batch = range(end, min(end + BATCH_SIZE, len(chunk.rows)))
         end = batch.stop
         with confined(limits) as begin_row, collection_paused():
             plain = _encode_plain(chunk, batch, at, encoder, begin_row)
             for index in batch:
                 raw = chunk.rows[index]
                 if index in plain:
-                    layout, tokens, number = plain[index]
+                    layouts, tokens, numbers = plain[index]
                     if take_flat is not None:
-                        take_flat(raw, tokens, number)
+                        take_flat(raw, tokens, numbers)
                     else:
-                        example = plain_example(layout, tokens, number)
-                        chunk.results.add(raw, Outcome((example,)))
+                        examples = plain_examples(layouts, tokens, numbers)
+                        chunk.results.add(raw, Outcome(examples))
                 else:
                     at.value = index
                     outcome = _encode_alone(chunk, index, encoder, begin_row)
@@ -244,7 +245,7 @@ def _encode_chunk(chunk: Chunk[Any], pipe: Any, at: Any, encoder: Encoder, limit
     pipe.send(_Done(len(chunk.rows), chunk.results))
 
 
-_Plain = tuple[PlainLayout, FlatTokens, int]
+_Plain = tuple[Sequence[PlainLayout], FlatTokens, range]
 
 
 def _encode_plain(
@@ -255,7 +256,7 @@ def _encode_plain(
     begin_row: Callable[[int], None],
 ) -> dict[int, _Plain]:
     """Encode the plain conversations of a batch together; return the exact ones by row."""
-    layouts: dict[int, PlainLayout] = {}
+    laid_out: dict[int, list[PlainLayout]] = {}
     if chunk.one_by_one:
         return {}
     for index in batch:
@@ -268,20 +269,22 @@ def _encode_plain(
             except LossmaskError:
                 continue  # told when it is encoded alone
             begin_row(_count_of_messages(row))
-            layout = encoder.row_batches.lay_out(row)
-        if layout is not None:
-            layouts[index] = layout
-    if not layouts:
+            layouts = encoder.row_batches.lay_out(row)
+        if layouts is not None:
+            laid_out[index] = layouts
+    if not laid_out:
         return {}
     at.value = IN_BATCH
-    begin_row(len(layouts))
+    begin_row(len(laid_out))
     with _exit_if_out_of_memory():
-        tokens = encoder.row_batches.tokenize([*layouts.values()])
+        tokens = encoder.row_batches.tokenize([*chain.from_iterable(laid_out.values())])
     at.value = BETWEEN_ROWS
     return {
-        index: (layout, tokens, number)
-        for number, (index, layout) in enumerate(layouts.items())
-        if tokens.is_exact[number]
+        index: (layouts, tokens, numbers)
+        for (index, layouts), numbers in zip(
+            laid_out.items(), consecutive(laid_out.values()), strict=True
+        )
+        if tokens.are_exact(numbers)
     }
 
 

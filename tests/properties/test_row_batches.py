@@ -17,6 +17,7 @@ from lossmask.fit import Fit
 from tests import small_tokenizers
 from tests.both_ways import check_both_ways, ready
 from tests.fixture_templates import FIXTURE_TEMPLATES
+from tests.inspecting_templates import showing, writing
 from tests.properties.conversations import (
     KEYS,
     UNICODE,
@@ -94,6 +95,16 @@ def _merging() -> Encoder:
     return Encoder(tokenizer, chat_template=_sentencepiece_like_template(), fast=False)
 
 
+LOOKING_AT_CONTENTS = {
+    "asking": showing("'x' if 'a' in c or c.startswith('So') or c | length > 4 or c[:1] == '7'"),
+    "answered before": showing("messages[-1].content[:1] == 'a'"),
+    "taken apart": writing("(' [' + (c | trim) + ']') | trim"),
+    "split": writing("c.split('one')[-1].lstrip('\n') if 'one' in c else c"),
+    "rewritten": writing("('<t></t>' if loop.last and m.role == 'assistant' else '') ~ c"),
+    "asked in the loop": writing("c").replace("{% endfor %}", "{{ '' if loop.last }}{% endfor %}"),
+}
+
+
 def _encoders() -> dict[str, Encoder]:
     tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
     source = FIXTURE_TEMPLATES["chatml with tools"]
@@ -115,6 +126,10 @@ def _encoders() -> dict[str, Encoder]:
     made["system kept"] = Encoder(
         tokenizer, chat_template=FIXTURE_TEMPLATES["system kept only while a user speaks last"]
     )
+    made |= {
+        name: Encoder(tokenizer, chat_template=source, fast=False)
+        for name, source in LOOKING_AT_CONTENTS.items()
+    }
     return {name: ready(encoder) for name, encoder in made.items()}
 
 
@@ -144,7 +159,7 @@ def _taken(name: str, rows: st.SearchStrategy[Any], amount: settings = FEW) -> C
 @pytest.mark.parametrize("name", sorted(ENCODERS))
 def test_plain_rows(name: str) -> None:
     found = _taken(name, plain_rows(_plain_contents()))
-    assert found["together"] > (found["rows"] / 20)
+    assert found["together"] > (0 if name in LOOKING_AT_CONTENTS else found["rows"] / 20)
 
 
 @pytest.mark.parametrize("name", ["default", "allow", "escape", "merging"])

@@ -1,4 +1,4 @@
-"""What a plain template yields is read as text, with who wrote what and where messages end."""
+"""What a template of sealed contents yields is read as text with its places."""
 
 from __future__ import annotations
 
@@ -7,19 +7,27 @@ from typing import Any
 import pytest
 
 from lossmask.look_ahead import Watch
-from lossmask.plain_reading import PlainReading, Unreadable
+from lossmask.sealed_reading import SealedReading, SealedText, Unreadable
+from lossmask.sealed_text import Questions, Sealed
 from lossmask.template_environment import TracedMessage
-from lossmask.traced_text import Mark, concat, leaf_text, mark_text
 
 
 def message(index: int) -> TracedMessage:
     return TracedMessage({"role": "user"}, index)
 
 
-def read(rendering: list[Any], count: int = 2) -> PlainReading:
+CONTENTS = ["Hi", "Hello", "S"]
+QUESTIONS = Questions(CONTENTS)
+
+
+def sealed(*parts: str | int) -> Sealed:
+    return Sealed(parts, QUESTIONS)
+
+
+def read(rendering: list[Any], count: int = 2) -> SealedReading:
     watch = Watch()
     watch.begin(count)
-    reading = PlainReading(watch)
+    reading = SealedReading(CONTENTS, watch)
     reading.read(rendering)
     return reading
 
@@ -27,24 +35,28 @@ def read(rendering: list[Any], count: int = 2) -> PlainReading:
 WHOLE = [
     "<s>",
     message(0),
-    ("<u>", leaf_text("Hi", 0), "</u>"),
+    sealed("<u>", 0, "</u>"),
     None,
     message(1),
     "<a>",
-    concat(("[", leaf_text("Ho", 1)[1:], "]")),
+    sealed("[", 1),
+    "]",
     None,
 ]
 
 
-def test_pieces_sums_and_runs_make_up_the_text() -> None:
+def test_literals_and_contents_make_up_the_text() -> None:
     reading = read(WHOLE)
-    assert "".join(reading.pieces) == "<s><u>Hi</u><a>[o]"
-    assert reading.runs == [(6, 2, 0), (16, 1, 1 << 32 | 1)]
-    assert reading.ends(2) == {1: 12, 2: 18}
+    text = "".join(reading.pieces)
+    assert text == "<s><u>Hi</u><a>[Hello]"
+    assert reading.written == [(0, 6, 8), (1, 16, 21)]
+    assert reading.ends(2) == {1: 12, 2: 22}
+    parts = SealedText(text, reading.written, {}, {}).parts()
+    assert parts == ["<s><u>", 0, "</u><a>[", 1, "]"]
 
 
 def test_messages_before_the_loop_are_in_the_first_end() -> None:
-    reading = read(["<s>", leaf_text("S", 0), message(1), "u", None, message(2), "a", None], 3)
+    reading = read(["<s>", sealed(2), message(1), "u", None, message(2), "a", None], 3)
     assert reading.ends(3) == {1: 4, 2: 5, 3: 6}
 
 
@@ -65,7 +77,7 @@ def test_without_each_message_once_in_order_only_the_whole_is_known(rendering: l
 def test_what_was_looked_at_too_early_holds_no_beginning() -> None:
     watch = Watch()
     watch.begin(2)
-    reading = PlainReading(watch)
+    reading = SealedReading(CONTENTS, watch)
 
     def rendering() -> Any:
         yield message(0)
@@ -83,15 +95,18 @@ def test_what_was_looked_at_too_early_holds_no_beginning() -> None:
 @pytest.mark.parametrize(
     "rendering",
     [
-        [message(0), message(1)],
-        [None],
-        [message(0), None, None],
-        [("a", 1, "b")],
-        [7],
-        [mark_text(Mark("start", 0))],
-        [leaf_text("x", 0), ("a", type("Odd", (str,), {})("b"), "c")],
+        [message(0), message(1), None],
+        ["u", None],
+        [message(0), "u", None, None],
+        [message(0), "u", None, message(1), "a"],
     ],
 )
-def test_what_cannot_be_read_is_said(rendering: list[Any]) -> None:
+def test_marks_that_do_not_match_hold_no_beginning(rendering: list[Any]) -> None:
+    reading = read(rendering)
+    assert reading.ends(2) == {2: len("".join(reading.pieces))}
+
+
+@pytest.mark.parametrize("piece", [7, ("a", "b"), b"a"])
+def test_what_is_no_text_is_not_read(piece: Any) -> None:
     with pytest.raises(Unreadable):
-        read(rendering)
+        read([piece])
