@@ -34,7 +34,7 @@ from lossmask import (
 from lossmask.confinement import Limits
 from lossmask.data_files import RawRow
 from lossmask.embedded import DEMO_MODEL
-from lossmask.fast_backend import BackendDiffers
+from lossmask.errors import BackendDiffers
 from lossmask.max_rejected import MaxRejected
 from lossmask.prepared import load_prepared
 from lossmask.preparing import EncoderSource, prepare

@@ -33,8 +33,7 @@ from lossmask.confinement import Limits
 from lossmask.data_files import check_files, fingerprint_of, in_chunks, read_rows, total_bytes
 from lossmask.encoded_rows import Counts, EncodedRows, json_line
 from lossmask.encoder import Encoder
-from lossmask.errors import InputError, PolicyError
-from lossmask.fast_backend import BackendDiffers
+from lossmask.errors import BackendDiffers, InputError, PolicyError
 from lossmask.fit import Fit
 from lossmask.layout import Layout
 from lossmask.max_rejected import MaxRejected

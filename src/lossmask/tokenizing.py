@@ -10,19 +10,21 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from transformers import PreTrainedTokenizerBase
 
-from lossmask.errors import ParityError, TokenizerError
-from lossmask.fast_backend import BackendDiffers, FastBackend, fast_backend, reference_ids
+from lossmask.errors import BackendDiffers, ParityError, TokenizerError
+from lossmask.fast_backend import FastBackend, fast_backend, reference_ids
 from lossmask.leaf_places import begin_alike
 from lossmask.offsets import OffsetFinder
 from lossmask.placing import Misfit
 from lossmask.text_units import Cut, TextUnits, cut_alike, pieces_of
 from lossmask.traced_text import LITERAL, Origins
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Ids = npt.NDArray[np.int32]
 Offsets = npt.NDArray[np.int32]
