@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from lossmask import __version__
+from lossmask.inherited_encoder import leave_torch_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +28,14 @@ class Command:
         place: Module of lossmask and the function in it.
         summary: The first line of that function's docstring, which says what the command does.
         example: What may follow ``lossmask`` on the command line.
+        needs_torch: Whether it, or a process that it starts, may import torch.
     """
 
     name: str
     place: str
     summary: str
     example: str
+    needs_torch: bool = True
 
     def function(self) -> Callable[..., None]:
         """Import the function that runs it."""
@@ -47,18 +50,21 @@ COMMANDS = (
         "prepare_command:prepare_command",
         "Encode conversations into Parquet shards, a manifest, and rejected.jsonl.",
         "prepare chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o prepared",
+        needs_torch=False,
     ),
     Command(
         "show",
         "data_commands:show_command",
         "Show the tokens of one row: trained (green), stop token (red), not trained (dim).",
         "show chats.jsonl --tokenizer Qwen/Qwen3-0.6B --row 3",
+        needs_torch=False,
     ),
     Command(
         "audit",
         "data_commands:audit_command",
         "Look at every row without writing anything: what is kept, lost, altered, repeated.",
         "audit chats.jsonl --tokenizer Qwen/Qwen3-0.6B --prove",
+        needs_torch=False,
     ),
     Command(
         "convert",
@@ -157,5 +163,13 @@ def _show_error(reason: str, text: str) -> None:
     Console(stderr=True).print(f"[bold red]error[/] ({reason}): {escape(visible(text))}")
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Be the command: this process and those that it starts do nothing else."""
+    asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    if any(command.name == asked and not command.needs_torch for command in COMMANDS):
+        leave_torch_out()
     main()
+
+
+if __name__ == "__main__":
+    run()

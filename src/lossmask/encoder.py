@@ -351,6 +351,15 @@ class Encoder:
             batches.check_backend()
         return outcomes
 
+    def load_proven_backend(self) -> None:
+        """Load the fast backend, if it may be used and is known to be exact.
+
+        Starts no thread: what is not known yet is found out when ids are first needed.
+        """
+        tokenizer = self._setting.tokenizer
+        if self._fast and isinstance(tokenizer, TextTokenizer):
+            tokenizer.use_fast_backend(prove=False)
+
     @property
     def row_batches(self) -> RowBatches:
         """What encodes plain conversations many at a time, with the fast backend where proven."""

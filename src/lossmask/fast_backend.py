@@ -111,10 +111,15 @@ class FastBackend:
                 self.check(texts[number], own)
 
 
-def fast_backend(tokenizer: PreTrainedTokenizerBase) -> FastBackend | str:
+def fast_backend(tokenizer: PreTrainedTokenizerBase, *, prove: bool = True) -> FastBackend | str:
     """Return the fast backend of a tokenizer, or why there is none.
 
-    Proving takes about a second for a large vocabulary; that it was proven is remembered on disk.
+    Proving takes about a second for a large vocabulary, and threads; that it was proven is
+    remembered on disk.
+
+    Args:
+        tokenizer: Any tokenizer.
+        prove: Whether to prove it where nothing is remembered.
     """
     native_class = _fastokens()
     if native_class is None:
@@ -126,6 +131,8 @@ def fast_backend(tokenizer: PreTrainedTokenizerBase) -> FastBackend | str:
     known = recall("backends", key)
     if known is not None and known["why_not"]:
         return str(known["why_not"])
+    if known is None and not prove:
+        return "nothing has proven it yet"
     why_not = ""
     try:
         native = native_class.from_json_str(source)

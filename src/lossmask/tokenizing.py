@@ -124,12 +124,17 @@ class TextTokenizer:
         self.why_not_fast = "nothing has asked for it"
         self.backend_error: BackendDiffers | None = None
 
-    def use_fast_backend(self) -> None:
+    def use_fast_backend(self, *, prove: bool = True) -> None:
         """Let ids be computed by the fast backend, if there is one that is proven exact.
 
         Where not, ``why_not_fast`` says why.
+
+        Args:
+            prove: Whether to prove it if it has not been before.
         """
-        found = fast_backend(self.tokenizer)
+        if self._backend is not None:
+            return
+        found = fast_backend(self.tokenizer, prove=prove)
         self._backend = None if isinstance(found, str) else found
         self.why_not_fast = found if isinstance(found, str) else ""
 
