@@ -138,39 +138,52 @@ def stop_ids(encoder: Encoder) -> list[int]:
     return sorted(encoder.stop_ids)
 
 
-def test_workers_inherit_it_and_say_what_they_are_asked(tmp_path: Path) -> None:
-    """In a process of its own, for it starts its fork server."""
-    template = tmp_path / "template.jinja"
-    template.write_text(SOURCE.load().chat_template())
-    code = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from lossmask.confinement import Limits\n"
-        "from lossmask.preparing import EncoderSource\n"
-        "from lossmask.workers import Workers\n"
-        "def main():\n"
-        "    template = Path(sys.argv[1])\n"
-        f"    source = EncoderSource({str(DEMO_MODEL)!r}, chat_template=str(template))\n"
-        "    with Workers(source.load, Limits()) as workers:\n"
-        "        workers.start(1)\n"
-        "        template.write_text('changed')\n"
-        "        for _ in range(2):\n"
-        "            workers.start(2)\n"
-        "            print(len(workers.ask(Encoder.chat_template)))\n"
-        "    with Workers(source.load, Limits()) as workers:\n"
-        "        print(workers.ask(Encoder.chat_template))\n"
-        "if __name__ == '__main__':\n"
-        "    from lossmask import Encoder\n"
-        "    main()\n"
-    )
-    script = tmp_path / "script.py"
-    script.write_text(code)
-    length = str(len(template.read_text()))
-    ran = subprocess.run(
-        [sys.executable, script, template], capture_output=True, text=True, check=False
-    )
+SCRIPT = """
+import sys
+from pathlib import Path
+from lossmask import Encoder, inherited_encoder
+from lossmask.confinement import Limits
+from lossmask.preparing import EncoderSource
+from lossmask.workers import Workers
+
+def is_inherited(encoder):
+    return inherited_encoder._inherited is not None and encoder is inherited_encoder._inherited[1]
+
+def ids(encoder):
+    tokenizer = encoder._setting.tokenizer
+    return [is_inherited(encoder), *tokenizer.encode_flat(["Hello there"] * 300)[0].tolist()]
+
+def main():
+    template = Path(sys.argv[2])
+    source = EncoderSource(sys.argv[1], chat_template=str(template))
+    with Workers(source.load, Limits(), expects_many=True) as workers:
+        workers.start(2)
+        template.write_text("changed")
+        print(is_inherited(None), workers.ask(is_inherited), *workers.ask(ids))
+        print(len(workers.ask(Encoder.chat_template)))
+    with Workers(source.load, Limits(), expects_many=True) as workers:
+        print(workers.ask(is_inherited), workers.ask(Encoder.chat_template))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_workers_inherit_it_and_those_that_come_later_load_it_anew(tmp_path: Path) -> None:
+    encoder = SOURCE.load()
+    encoder.row_batches.expect_many()  # proves the fast backend, which starts threads in workers
+    script, template = tmp_path / "script.py", tmp_path / "template.jinja"
+    script.write_text(SCRIPT)
+    template.write_text(encoder.chat_template())
+    command = [sys.executable, str(script), str(DEMO_MODEL), str(template)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    ids = encoder.tokenizer("Hello there")["input_ids"] * 300
     assert ran.stderr == ""
-    assert ran.stdout.split() == [length, length, "changed"]
+    assert ran.stdout.splitlines() == [
+        " ".join(map(str, [False, True, True, *ids])),
+        str(len(encoder.chat_template())),
+        "False changed",
+    ]
 
 
 def crash(encoder: Encoder) -> None:
