@@ -106,9 +106,9 @@ def page(
             for each in commands
         ),
         "",
-        "Memory is that of all processes together, pages that they share counted once; importing "
-        "torch, which transformers does, is",
-        "most of it. **Turns**: the time of a turn in conversations of more and more",
+        "Memory is that of all processes together, pages that they share counted once; most of it "
+        "is the tokenizer, which",
+        "workers share. **Turns**: the time of a turn in conversations of more and more",
         "turns, in microseconds: "
         + ", ".join(f"{number} turns {each:.0f}" for number, each in turns.items())
         + ".",

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -14,7 +15,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from lossmask import Encoder, Policy, PolicyError, ray_engine
-from lossmask.cli import main
+from lossmask.cli import COMMANDS, main
 from lossmask.embedded import DEMO_MODEL
 from tests.scenarios import assistant, user
 
@@ -598,3 +599,24 @@ def test_usage_errors_end_with_code_two(lossmask: Command, given: list[str], mes
     result = lossmask(*given)
     assert result.code == 2
     assert message in result.err
+
+
+def test_each_command_is_listed_with_the_first_line_of_its_docstring(lossmask: Command) -> None:
+    listed = lossmask("--help").out
+    for command in COMMANDS:
+        told = (command.function().__doc__ or "").split("\n")[0]
+        assert told == command.summary
+        assert re.search(rf"│ {command.name} +{re.escape(told)}", listed), command.name
+        alone = lossmask(command.name, "--help").out
+        assert told in alone
+        assert f"Example: lossmask {command.example}" in alone
+
+
+def test_the_version_is_shown(lossmask: Command) -> None:
+    assert lossmask("--version") == Result(0, f"lossmask {version('lossmask')}\n", "")
+
+
+def test_an_unknown_command_is_an_error_that_names_a_near_one(lossmask: Command) -> None:
+    result = lossmask("prepar")
+    assert result.code == 2
+    assert "No such command 'prepar'. Did you mean 'prepare'?" in result.err

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lossmask import Encoder, fast_backend
 from lossmask.embedded import DEMO_MODEL
-from lossmask.fast_backend import BackendDiffers, FastBackend, probe_texts, reference_ids
+from lossmask.errors import BackendDiffers
+from lossmask.fast_backend import FastBackend, probe_texts, reference_ids
 from lossmask.remembered import folder, recall
 from lossmask.sampling import is_sampled
 from lossmask.tokenizing import TextTokenizer

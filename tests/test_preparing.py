@@ -34,7 +34,7 @@ from lossmask import (
 from lossmask.confinement import Limits
 from lossmask.data_files import RawRow
 from lossmask.embedded import DEMO_MODEL
-from lossmask.fast_backend import BackendDiffers
+from lossmask.errors import BackendDiffers
 from lossmask.max_rejected import MaxRejected
 from lossmask.prepared import load_prepared
 from lossmask.preparing import EncoderSource, prepare
@@ -250,7 +250,7 @@ def test_published_conversations_are_all_accounted_for(tmp_path: Path) -> None:
 class Inline:
     """Workers in the place of processes: encodes in this one."""
 
-    def __init__(self, load: Any, limits: Limits) -> None:
+    def __init__(self, load: Any, limits: Limits, *, expects_many: bool) -> None:
         self._encoder = load()
 
     def __enter__(self) -> Inline:
@@ -259,8 +259,11 @@ class Inline:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def start(self, count: int, *, expects_many: bool) -> None:
+    def start(self, count: int) -> None:
         pass
+
+    def ask(self, question: Callable[[Encoder], Any]) -> Any:
+        return question(self._encoder)
 
     def try_template(self, rows: Iterable[RawRow]) -> None:
         pass
@@ -427,8 +430,8 @@ def test_a_backend_that_is_not_exact_after_all_gives_way_to_the_tokenizer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Differing(Inline):
-        def __init__(self, load: Any, limits: Limits) -> None:
-            super().__init__(load, limits)
+        def __init__(self, load: Any, limits: Limits, *, expects_many: bool) -> None:
+            super().__init__(load, limits, expects_many=expects_many)
             self.is_fast = self._encoder._fast
 
         def encode(self, chunks: Iterable[Any], count: int, progress: Any) -> Iterator[Any]:

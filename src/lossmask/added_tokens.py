@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from transformers import AddedToken, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from lossmask.errors import PolicyError
 from lossmask.instruction_styles import missing_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def with_headers(
@@ -28,6 +29,8 @@ def with_headers(
     Returns:
         The copy, and the ids of the pieces that each added token replaces.
     """
+    from transformers import AddedToken  # slow to import
+
     missing = missing_tokens(tokenizer, style)
     pieces = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in missing}
     grown = copy.deepcopy(tokenizer)

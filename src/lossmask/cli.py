@@ -1,172 +1,175 @@
-"""The command ``lossmask``: prepare, show, audit, convert, pack, train, demo.
+"""The command ``lossmask``: which commands there are, and where.
 
-Torch is imported by ``train`` and ``demo`` only, inside their functions.
+A command's file is imported when the command runs, not before: ``lossmask --help`` imports none.
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import MofNCompleteColumn, TextColumn
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from lossmask.command_options import name_and_value
-from lossmask.convert_command import convert_command
-from lossmask.data_commands import audit_command, prepare_command, show_command
-from lossmask.errors import LossmaskError, PolicyError
-from lossmask.pack_command import pack_command
-from lossmask.terminal import progress_bar, visible
+from lossmask import __version__
+from lossmask.inherited_encoder import leave_torch_out
 
-app = typer.Typer(
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: What it is called.
+        place: Module of lossmask and the function in it.
+        summary: The first line of that function's docstring, which says what the command does.
+        example: What may follow ``lossmask`` on the command line.
+        needs_torch: Whether it, or a process that it starts, may import torch.
+    """
+
+    name: str
+    place: str
+    summary: str
+    example: str
+    needs_torch: bool = True
+
+    def function(self) -> Callable[..., None]:
+        """Import the function that runs it."""
+        module, name = self.place.split(":")
+        function: Callable[..., None] = getattr(import_module(f"lossmask.{module}"), name)
+        return function
+
+
+COMMANDS = (
+    Command(
+        "prepare",
+        "prepare_command:prepare_command",
+        "Encode conversations into Parquet shards, a manifest, and rejected.jsonl.",
+        "prepare chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o prepared",
+        needs_torch=False,
+    ),
+    Command(
+        "show",
+        "data_commands:show_command",
+        "Show the tokens of one row: trained (green), stop token (red), not trained (dim).",
+        "show chats.jsonl --tokenizer Qwen/Qwen3-0.6B --row 3",
+        needs_torch=False,
+    ),
+    Command(
+        "audit",
+        "data_commands:audit_command",
+        "Look at every row without writing anything: what is kept, lost, altered, repeated.",
+        "audit chats.jsonl --tokenizer Qwen/Qwen3-0.6B --prove",
+        needs_torch=False,
+    ),
+    Command(
+        "convert",
+        "convert_command:convert_command",
+        "Convert data into another tool's layout; whatever it cannot say is reported.",
+        "convert chats.json -o alpaca.jsonl --to alpaca",
+    ),
+    Command(
+        "pack",
+        "pack_command:pack_command",
+        "Show how well prepared examples pack, and which lie in a pack. Writes nothing.",
+        "pack prepared --max-length 4096 --show 0",
+    ),
+    Command(
+        "train",
+        "train_command:train_command",
+        "Fine-tune a model on a prepared folder with transformers.Trainer.",
+        "train prepared --model Qwen/Qwen3-0.6B -o tuned --lora",
+    ),
+    Command(
+        "demo",
+        "train_command:demo_command",
+        "Fine-tune the embedded model two ways and see what masking does.",
+        "demo",
+    ),
+)
+
+
+class _ImportedWhenRun(TyperGroup):
+    """Commands that are known by name and summary until one of them runs."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the arguments name, with its options."""
+        name, stub, rest = super().resolve_command(ctx, args)
+        found = [command for command in COMMANDS if command.name == name]
+        return name, get_command(_alone(found[0])) if found else stub, rest
+
+
+def _app(**options: Any) -> typer.Typer:
+    return typer.Typer(
+        add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False, **options
+    )
+
+
+def _alone(command: Command) -> typer.Typer:
+    """Return an app of one command, with its options."""
+    one = _app()
+    epilog = f"Example: lossmask {command.example}"
+    one.command(command.name, epilog=epilog)(command.function())
+    return one
+
+
+app = _app(
     name="lossmask",
     help="Fine-tuning examples whose loss falls on exactly the tokens the model has to generate.",
     no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
+    cls=_ImportedWhenRun,
 )
+for _command in COMMANDS:
+    app.command(_command.name, help=_command.summary)(lambda: None)
 
 
-for name, command, example in (
-    ("prepare", prepare_command, "prepare chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o prepared"),
-    ("show", show_command, "show chats.jsonl --tokenizer Qwen/Qwen3-0.6B --row 3"),
-    ("audit", audit_command, "audit chats.jsonl --tokenizer Qwen/Qwen3-0.6B --prove"),
-    ("convert", convert_command, "convert chats.json -o alpaca.jsonl --to alpaca"),
-    ("pack", pack_command, "pack prepared --max-length 4096 --show 0"),
-):
-    app.command(name, epilog=f"Example: lossmask {example}")(command)
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"lossmask {__version__}")
+        raise typer.Exit
 
 
-@app.command(
-    "train", epilog="Example: lossmask train prepared --model Qwen/Qwen3-0.6B -o tuned --lora"
-)
-def train_command(
-    prepared: Annotated[
-        Path, typer.Argument(help="Folder that `prepare` wrote.", show_default=False)
-    ],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Model folder or hub id.", show_default=False)
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for checkpoints and the model.")
-    ] = Path("trained"),
-    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 3.0,
-    max_steps: Annotated[int | None, typer.Option(help="Stop after this many updates.")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Default: 2e-5, with --lora 2e-4.")
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Examples a forward pass, default 8; with --packing packs, default 1."
-        ),
-    ] = None,
-    gradient_accumulation: Annotated[int, typer.Option(min=1, help="Passes an update.")] = 1,
-    packing: Annotated[
-        int | None,
-        typer.Option(min=1, help="Train on packs of this many tokens instead of padded batches."),
-    ] = None,
-    lora: Annotated[bool, typer.Option("--lora", help="Train low-rank adapters (PEFT).")] = False,
-    lora_rank: Annotated[int, typer.Option(min=1, help="Rank of the adapters.")] = 16,
-    eval_data: Annotated[Path | None, typer.Option(help="Prepared folder to evaluate on.")] = None,
-    eval_share: Annotated[
-        float, typer.Option(min=0.0, max=0.5, help="Share of the rows to evaluate on instead.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of order, dropout and adapters.")] = 0,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
-    argument: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--arg", help="NAME=JSON of transformers.TrainingArguments, as save_steps=50."
-        ),
-    ] = None,
 ) -> None:
-    """Fine-tune a model on a prepared folder with transformers.Trainer.
-
-    The loss falls on supervised tokens only. Checkpoints allow --resume.
-    """
-    with _needs_train_extra():
-        from lossmask.training import LoraSettings, train
-        from lossmask.training_progress import RichProgress
-    with progress_bar(MofNCompleteColumn(), TextColumn("{task.fields[logged]}")) as progress:
-        result = train(
-            prepared,
-            model,
-            output,
-            epochs=epochs,
-            max_steps=max_steps,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            gradient_accumulation=gradient_accumulation,
-            packing=packing,
-            lora=LoraSettings(rank=lora_rank, alpha=2 * lora_rank) if lora else None,
-            eval_folder=eval_data,
-            eval_share=eval_share,
-            seed=seed,
-            resume=resume,
-            callbacks=[RichProgress(progress)],
-            training_arguments=dict(name_and_value(text) for text in argument or []),
-        )
-    console = Console()
-    loss = "-" if result.train_loss is None else f"{result.train_loss:.4f}"
-    console.print(
-        f"[bold]{result.steps}[/] steps, {result.supervised_tokens:,} supervised of "
-        f"{result.tokens:,} tokens, mean loss {loss}"
-    )
-    if result.packing_efficiency is not None:
-        console.print(f"packs {result.packing_efficiency:.2%} filled")
-    for name in sorted(result.metrics):
-        if not name.endswith(("_runtime", "_per_second", "epoch")):
-            console.print(f"  {name:<24} {result.metrics[name]:,.4g}")
-    console.print(f"model in [bold]{escape(str(result.output_dir))}")
-
-
-@app.command("demo")
-def demo_command(
-    seed: Annotated[int, typer.Option(help="Seed of the order of the data.")] = 0,
-) -> None:
-    """Fine-tune the embedded model two ways and see what masking does.
-
-    Takes about two minutes and no network. Prepares conversations that come with lossmask, shows
-    one, trains on completions only and on the full sequence, and prints what the model answers to
-    held-out prompts before and after.
-    """
-    with _needs_train_extra():
-        from lossmask.demo import run_demo
-    run_demo(Console(), seed=seed)
-
-
-class _needs_train_extra:
-    """Say how to install torch where it is missing."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind is not None and issubclass(kind, ModuleNotFoundError):
-            raise PolicyError(
-                f"training needs packages that are not installed ({error}): "
-                'pip install "lossmask[train]"',
-                reason="missing_extra",
-            ) from None
+    """Take the options that belong to no command."""
 
 
 def main() -> None:
     """Run the command; an error that lossmask raises on purpose is one line, exit code 1."""
+    from lossmask.errors import LossmaskError
+
     try:
         app()
     except LossmaskError as error:
-        Console(stderr=True).print(
-            f"[bold red]error[/] ({error.reason}): {escape(visible(str(error)))}"
-        )
+        _show_error(error.reason, str(error))
         sys.exit(1)
 
 
-if __name__ == "__main__":
+def _show_error(reason: str, text: str) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    from lossmask.terminal import visible
+
+    Console(stderr=True).print(f"[bold red]error[/] ({reason}): {escape(visible(text))}")
+
+
+def run() -> None:
+    """Be the command: this process and those that it starts do nothing else."""
+    asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    if any(command.name == asked and not command.needs_torch for command in COMMANDS):
+        leave_torch_out()
     main()
+
+
+if __name__ == "__main__":
+    run()

@@ -8,10 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-from transformers import PreTrainedTokenizerBase
-from transformers.utils import cached_file
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lossmask.added_tokens import with_headers
 from lossmask.errors import (
@@ -47,6 +44,9 @@ from lossmask.setting import Proving, Setting
 from lossmask.stops import Stops
 from lossmask.tokenizing import TextTokenizer
 from lossmask.truncating import encode_to_fit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _WITHOUT_MESSAGES = ("text", "segments", "tokens", "prompt_completion")
 
@@ -353,6 +353,15 @@ class Encoder:
             batches.check_backend()
         return outcomes
 
+    def load_proven_backend(self) -> None:
+        """Load the fast backend, if it may be used and is known to be exact.
+
+        Starts no thread: what is not known yet is found out when ids are first needed.
+        """
+        tokenizer = self._setting.tokenizer
+        if self._fast and isinstance(tokenizer, TextTokenizer):
+            tokenizer.use_fast_backend(prove=False)
+
     @property
     def row_batches(self) -> RowBatches:
         """What encodes plain conversations many at a time, with the fast backend where proven."""
@@ -388,6 +397,8 @@ def generation_stop_ids(path: str | Path) -> list[int]:
     Raises:
         TokenizerError: The file is broken, or it cannot be told whether there is one.
     """
+    from transformers.utils import cached_file  # slow to import
+
     name = "generation_config.json"
     try:
         found = cached_file(str(path), name, _raise_exceptions_for_missing_entries=False)
@@ -433,6 +444,8 @@ def _template(
     layout: Layout,
 ) -> ChatTemplate | NoTemplate:
     """Return the chat template, none where rows hold no messages and there is none."""
+    from transformers import PreTrainedTokenizerBase  # slow to import
+
     source = _template_source(chat_template, tokenizer)
     is_text = layout.format in _WITHOUT_MESSAGES or layout.response_template is not None
     has_none = isinstance(tokenizer, PreTrainedTokenizerBase) and not tokenizer.chat_template

@@ -7,6 +7,7 @@ Tree::
     │   └── ConversationError           one message or the conversation as a whole
     ├── TemplateError(ValueError)       the chat template: missing, broken, or it raised
     ├── TokenizerError(ValueError)      the tokenizer: missing, not loadable, unusable offsets
+    │   └── BackendDiffers              the fast backend gives other ids than the tokenizer
     ├── ParityError(ValueError)         the exact mask cannot be derived; never guessed
     ├── PolicyError(ValueError)         an unknown key or value in a policy
     └── PreparedDataError(ValueError)   a prepared folder that is missing, unfinished or unfit
@@ -74,6 +75,12 @@ class TokenizerError(LossmaskError, ValueError):
     """The tokenizer is missing, cannot be loaded, or reports offsets that do not fit the text."""
 
     default_reason = "tokenizer_error"
+
+
+class BackendDiffers(TokenizerError):
+    """A text for which the fast backend gives other ids than the tokenizer."""
+
+    default_reason = "backend_differs"
 
 
 class ParityError(LossmaskError, ValueError):

@@ -18,12 +18,11 @@ import functools
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
 
 from lossmask.control_tokens import ControlTokens, Occurrence, control_tokens_of
 from lossmask.errors import ParityError, TokenizerError
@@ -31,6 +30,9 @@ from lossmask.protocols import AnyTokenizer
 from lossmask.stops import Stops
 from lossmask.tokenizing import Ids, Offsets, TextTokenizer, Tokens
 from lossmask.traced_text import COARSE, OF_TOOLS, Origins
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _SECRET_BLOCKS = (0x10E000, 0xFE000, 0x100000, 0xF0000)  # private use; the least used first
 _BLOCK_SIZE = 0x1FFE

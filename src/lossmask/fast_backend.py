@@ -17,15 +17,17 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from transformers import PreTrainedTokenizerBase
 
-from lossmask.errors import TokenizerError
+from lossmask.errors import BackendDiffers
 from lossmask.remembered import recall, remember
 from lossmask.sampling import is_sampled
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Ids = npt.NDArray[np.int32]
 Bounds = npt.NDArray[np.int64]
@@ -33,10 +35,6 @@ Bounds = npt.NDArray[np.int64]
 _ONE_IN = 1021  # texts of a run that are encoded by both
 _PROBE_FORMAT = 1
 _STEP_OF_CODE_POINTS = 5
-
-
-class BackendDiffers(TokenizerError):
-    """A text for which the fast backend gives other ids than the tokenizer."""
 
 
 class FastBackend:
@@ -90,8 +88,7 @@ class FastBackend:
         raise BackendDiffers(
             f"fastokens gives other ids than the tokenizer, from token {at} on: "
             f"{ids[at : at + 4].tolist()} instead of {expected[at : at + 4].tolist()}, in a text "
-            f"that begins with {text[:40]!r}; it is not used for this tokenizer",
-            reason="backend_differs",
+            f"that begins with {text[:40]!r}; it is not used for this tokenizer"
         )
 
     def _encode(self, texts: Sequence[str]) -> tuple[Ids, Bounds]:
@@ -114,10 +111,15 @@ class FastBackend:
                 self.check(texts[number], own)
 
 
-def fast_backend(tokenizer: PreTrainedTokenizerBase) -> FastBackend | str:
+def fast_backend(tokenizer: PreTrainedTokenizerBase, *, prove: bool = True) -> FastBackend | str:
     """Return the fast backend of a tokenizer, or why there is none.
 
-    Proving takes about a second for a large vocabulary; that it was proven is remembered on disk.
+    Proving takes about a second for a large vocabulary, and threads; that it was proven is
+    remembered on disk.
+
+    Args:
+        tokenizer: Any tokenizer.
+        prove: Whether to prove it where nothing is remembered.
     """
     native_class = _fastokens()
     if native_class is None:
@@ -129,6 +131,8 @@ def fast_backend(tokenizer: PreTrainedTokenizerBase) -> FastBackend | str:
     known = recall("backends", key)
     if known is not None and known["why_not"]:
         return str(known["why_not"])
+    if known is None and not prove:
+        return "nothing has proven it yet"
     why_not = ""
     try:
         native = native_class.from_json_str(source)

@@ -1,35 +1,71 @@
-"""How worker processes start: from a server that has imported what they need, where there is one.
+"""How worker processes start: forked from a server that has loaded what they need, if there is one.
 
-Imports nothing that takes time, so that the server can be started before anything else is imported.
+Imports nothing that takes time, so that the server can be started before all else is imported. It
+is the one that ``multiprocessing`` has: of all processes that this one starts.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from lossmask.inherited_encoder import VARIABLE, Inherited, Order, is_torch_left_out
+
+if TYPE_CHECKING:
+    from lossmask.encoder import Encoder
 
 if sys.platform != "win32":
     from multiprocessing import forkserver, resource_tracker
 
 _IMPORTED_ONCE = (
+    "lossmask.inherited_encoder",
+    "lossmask.encoder",
     "lossmask.preparing",
     "transformers.models.auto.tokenization_auto",
-    "transformers.models.llama.configuration_llama",  # any configuration: they import torch
+    "transformers.models.llama.configuration_llama",  # most tokenizers come with a configuration
 )
 """Modules that loading a tokenizer imports in seconds; a fork server hands them on in no time."""
+_LONGEST_ORDER = 100_000  # characters of an environment variable; Linux takes 131,071
 
 
-def start_fork_server() -> None:
-    """Let the fork server import what workers need while this process does something else."""
-    if sys.platform != "win32":
-        multiprocessing.set_forkserver_preload(list(_IMPORTED_ONCE))
-        with interrupts_held_back():
-            forkserver.ensure_running()
+def start_fork_server(load: Callable[[], Encoder], *, expects_many: bool) -> Callable[[], Encoder]:
+    """Let the fork server load what workers need while this process does something else.
+
+    A server that is running already loads nothing more: it is older than the call, and so might be
+    what it loaded.
+
+    Args:
+        load: Makes the encoder; picklable.
+        expects_many: Whether the fast backend is worth its loading.
+
+    Returns:
+        What workers are to call instead of ``load``: it gives them the encoder that they inherited,
+        or loads one where they did not.
+    """
+    if sys.platform == "win32":
+        return load
+    order = Order(secrets.token_hex(), load, expects_many, is_torch_left_out())
+    text = order.to_text()
+    multiprocessing.set_forkserver_preload(list(_IMPORTED_ONCE))
+    with interrupts_held_back(), _environment(VARIABLE, text if len(text) < _LONGEST_ORDER else ""):
+        forkserver.ensure_running()
+    return Inherited(order.token, load)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 @contextmanager

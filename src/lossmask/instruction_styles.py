@@ -32,13 +32,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Literal
 
 from lossmask.errors import PolicyError
 from lossmask.policy import nearest
 from lossmask.rendering import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _FOLDER = Path(__file__).parent / "assets" / "styles"
 

@@ -27,14 +27,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from transformers import PreTrainedTokenizerBase
 
 from lossmask.normalised_text import SPACE, NormalisedText, Normaliser, normalisers_to_try
 from lossmask.placing import Misfit, Offsets, Piece, place
 from lossmask.spelling import NOTHING_SPELLS, Spelling, spellings_to_try
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Ids = npt.NDArray[np.int32]
 

@@ -33,8 +33,7 @@ from lossmask.confinement import Limits
 from lossmask.data_files import check_files, fingerprint_of, in_chunks, read_rows, total_bytes
 from lossmask.encoded_rows import Counts, EncodedRows, json_line
 from lossmask.encoder import Encoder
-from lossmask.errors import InputError, PolicyError
-from lossmask.fast_backend import BackendDiffers
+from lossmask.errors import BackendDiffers, InputError, PolicyError
 from lossmask.fit import Fit
 from lossmask.layout import Layout
 from lossmask.max_rejected import MaxRejected
@@ -190,11 +189,12 @@ def _prepare(
     progress: Progress,
     notice: Callable[[str], None],
 ) -> Prepared:
-    with Workers(source.load, limits) as pool:
-        is_large = (total_bytes(paths) or _LARGE) >= _LARGE
-        pool.start(workers if engine == "local" else 1, expects_many=is_large)
-        encoder = source.load()
-        fingerprint = _fingerprint(paths, encoder, limits)
+    is_large = (total_bytes(paths) or _LARGE) >= _LARGE
+    with Workers(source.load, limits, expects_many=is_large) as pool:
+        data = [fingerprint_of(path) for path in paths]  # while the encoder is being loaded
+        pool.start(workers if engine == "local" else 1)
+        encoder = pool.ask(_describe)
+        fingerprint = _fingerprint(data, encoder, limits)
         out = OutputFolder(output or folder("prepared") / fingerprint[:32], fingerprint)
         if (manifest := out.finished()) is not None:
             progress(total_bytes(paths) or 0)
@@ -247,14 +247,14 @@ def _on_ray(
     out: OutputFolder,
     source: EncoderSource,
     limits: Limits,
-    encoder: Encoder,
+    encoder: _Description,
     workers: int,
     progress: Progress,
 ) -> Callable[[], int]:
     """Return what encodes the chunks that are left on Ray, and returns the number of all."""
     from lossmask.ray_engine import encode_on_ray, ray_job
 
-    job = ray_job(paths, source, limits, ROWS_PER_SHARD, out, encoder.fingerprint())
+    job = ray_job(paths, source, limits, ROWS_PER_SHARD, out, encoder.fingerprint)
     return lambda: encode_on_ray(job, workers, progress)
 
 
@@ -323,16 +323,55 @@ def _gather(
     return counts, shards
 
 
+@dataclass(frozen=True, slots=True)
+class _Description:
+    """What a manifest says about an encoder, which only workers load.
+
+    Attributes:
+        fingerprint: Hash of all that decides over what it encodes.
+        chat_template: Source of the template.
+        layout: How rows are laid out.
+        tokenizer: Its ids and sizes.
+        added: Id of each token that was added to the tokenizer -> ids of the pieces it replaces.
+    """
+
+    fingerprint: str
+    chat_template: str
+    layout: dict[str, Any]
+    tokenizer: dict[str, Any]
+    added: dict[str, list[int]]
+
+
+def _describe(encoder: Encoder) -> _Description:
+    tokenizer, fingerprint = encoder.tokenizer, encoder.fingerprint()
+    return _Description(
+        fingerprint,
+        encoder.chat_template(),
+        encoder.layout.to_mapping(),
+        {
+            "vocab_size": len(tokenizer),
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "stop_ids": sorted(encoder.stop_ids),
+            "fingerprint": fingerprint,
+        },
+        {
+            str(tokenizer.convert_tokens_to_ids(text)): ids
+            for text, ids in encoder.added_pieces.items()
+        },
+    )
+
+
 def _manifest(
     out: OutputFolder,
     paths: Sequence[Path],
-    encoder: Encoder,
+    encoder: _Description,
     source: EncoderSource,
     limits: Limits,
     counts: Counts,
     shards: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    template = encoder.chat_template()
+    template = encoder.chat_template
     return {
         "format": FORMAT,
         "complete": True,
@@ -343,44 +382,42 @@ def _manifest(
         "tokenizer": _describe_tokenizer(encoder, source, out),
         "chat_template": template,
         "chat_template_sha256": _sha256(template.encode()),
-        "policy": encoder.policy.to_mapping(),
-        "layout": encoder.layout.to_mapping(),
-        "fit": encoder.fit.to_mapping(),
+        "policy": source.policy.to_mapping(),
+        "layout": encoder.layout,
+        "fit": source.fit.to_mapping(),
         "limits": asdict(limits),
         "versions": {name: version(name) for name in ("lossmask", "transformers", "tokenizers")},
     }
 
 
 def _describe_tokenizer(
-    encoder: Encoder, source: EncoderSource, out: OutputFolder
+    encoder: _Description, source: EncoderSource, out: OutputFolder
 ) -> dict[str, Any]:
     local = Path(source.tokenizer).expanduser()
-    added: dict[str, Any] = {}
-    if encoder.added_pieces:
+    added = {"added": encoder.added} if encoder.added else {}
+    if added:
         local = out.path / TOKENIZER
-        encoder.tokenizer.save_pretrained(str(out.tokenizer_folder))
-        ids = encoder.tokenizer.convert_tokens_to_ids
-        added["added"] = {str(ids(text)): each for text, each in encoder.added_pieces.items()}
-    return added | {
-        "path": str(local.resolve()) if added or local.exists() else source.tokenizer,
-        "vocab_size": len(encoder.tokenizer),
-        "eos_token_id": encoder.tokenizer.eos_token_id,
-        "pad_token_id": encoder.tokenizer.pad_token_id,
-        "stop_ids": sorted(encoder.stop_ids),
-        "fingerprint": encoder.fingerprint(),
-    }
+        source.load().tokenizer.save_pretrained(str(out.tokenizer_folder))
+    path = str(local.resolve()) if added or local.exists() else source.tokenizer
+    return {**added, "path": path, **encoder.tokenizer}
 
 
-def _fingerprint(paths: Sequence[Path], encoder: Encoder, limits: Limits) -> str:
-    """Return a hash of all that decides over the result, the code included."""
+def _fingerprint(data: Sequence[str], encoder: _Description, limits: Limits) -> str:
+    """Return a hash of all that decides over the result, the code included.
+
+    Args:
+        data: A hash of each file.
+        encoder: Tokenizer, template, policy.
+        limits: What a row may cost.
+    """
     parts = [
-        encoder.fingerprint(),
+        encoder.fingerprint,
         code_fingerprint(),
         str(FORMAT),
         str(ROWS_PER_SHARD),
         str(limits),
     ]
-    return _sha256("\n".join([*parts, *map(fingerprint_of, paths)]).encode())
+    return _sha256("\n".join([*parts, *data]).encode())
 
 
 @cache

@@ -11,12 +11,11 @@ import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from jinja2 import TemplateSyntaxError
-from transformers import PreTrainedTokenizerBase
 
 from lossmask.errors import TemplateError, TokenizerError
 from lossmask.leaf_places import LeafPlaces
@@ -38,6 +37,9 @@ from lossmask.traced_text import (
     marks_of,
     origins_of,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, Any]
 _COMPARED_AT_FIRST = 16  # renderings of a template
@@ -145,6 +147,8 @@ class ChatTemplate:
         *,
         trace_tools: bool = False,
     ) -> None:
+        from transformers import PreTrainedTokenizerBase  # slow to import
+
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise TokenizerError(
                 f"expected a transformers tokenizer, got {type(tokenizer).__name__}: load it with "

@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import TYPE_CHECKING, Literal
 
-from transformers import PreTrainedTokenizerBase
-from transformers.convert_slow_tokenizer import bytes_to_unicode
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MARK = "▁"
 NOTHING_SPELLS = b"\xff"  # no text in UTF-8 holds this byte
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_BYTE_OF = {character: byte for byte, character in bytes_to_unicode().items()}
+
+
+@cache
+def byte_of_character() -> dict[str, int]:
+    """Return the byte that each character of GPT-2's alphabet stands for."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode  # slow to import
+
+    return {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,7 @@ class Spelling:
         if self.alphabet == "characters":
             byte = _BYTE_TOKEN.fullmatch(token) if self.mark else None
             return bytes([int(byte[1], 16)]) if byte else self.unmarked(token).encode()
-        codes = _BYTE_OF if self.alphabet == "bytes" else {c: ord(c) for c in token}
+        codes = byte_of_character() if self.alphabet == "bytes" else {c: ord(c) for c in token}
         known = [codes.get(character, 256) for character in token]
         return bytes(known) if max(known, default=0) < 256 else NOTHING_SPELLS
 

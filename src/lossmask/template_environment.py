@@ -32,7 +32,6 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import do_float, do_int
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
-from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from lossmask.look_ahead import Watch
 from lossmask.template_tail import loops_with_constant_tail
@@ -233,6 +232,8 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
             extensions=[_GenerationMarks, loopcontrols],
             finalize=self._finalize,
         )
+        from transformers.utils.chat_template_utils import _compile_jinja_template  # slow to import
+
         reference = _compile_jinja_template("").environment
         self.globals.update(reference.globals)
         self.filters.update(

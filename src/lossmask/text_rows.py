@@ -20,16 +20,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
-from transformers import PreTrainedTokenizerBase
 
 from lossmask.errors import InputError, ParityError, TokenizerError
 from lossmask.example import Example, Finding, Span
 from lossmask.tokenizing import Ids, TextTokenizer, Tokens
 from lossmask.turn_tokens import Boundary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _NO_RANGE = -1
 _SHOWN = 40

@@ -10,19 +10,21 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from transformers import PreTrainedTokenizerBase
 
-from lossmask.errors import ParityError, TokenizerError
-from lossmask.fast_backend import BackendDiffers, FastBackend, fast_backend, reference_ids
+from lossmask.errors import BackendDiffers, ParityError, TokenizerError
+from lossmask.fast_backend import FastBackend, fast_backend, reference_ids
 from lossmask.leaf_places import begin_alike
 from lossmask.offsets import OffsetFinder
 from lossmask.placing import Misfit
 from lossmask.text_units import Cut, TextUnits, cut_alike, pieces_of
 from lossmask.traced_text import LITERAL, Origins
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Ids = npt.NDArray[np.int32]
 Offsets = npt.NDArray[np.int32]
@@ -122,12 +124,17 @@ class TextTokenizer:
         self.why_not_fast = "nothing has asked for it"
         self.backend_error: BackendDiffers | None = None
 
-    def use_fast_backend(self) -> None:
+    def use_fast_backend(self, *, prove: bool = True) -> None:
         """Let ids be computed by the fast backend, if there is one that is proven exact.
 
         Where not, ``why_not_fast`` says why.
+
+        Args:
+            prove: Whether to prove it if it has not been before.
         """
-        found = fast_backend(self.tokenizer)
+        if self._backend is not None:
+            return
+        found = fast_backend(self.tokenizer, prove=prove)
         self._backend = None if isinstance(found, str) else found
         self.why_not_fast = found if isinstance(found, str) else ""
 

@@ -13,16 +13,17 @@ are needed, and none believed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from transformers import PreTrainedTokenizerBase
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from lossmask.spelling import spellings_to_try
+from lossmask.spelling import byte_of_character, spellings_to_try
 
-_OF_BYTE = {ord(character): chr(byte) for byte, character in bytes_to_unicode().items()}
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _NOTHING = "\xff"  # no text in UTF-8 holds this byte
 
 
@@ -45,10 +46,12 @@ class VocabularyBytes:
         added = tokenizer.added_tokens_decoder
         size = max([*vocabulary.values(), *added], default=-1) + 1
         latin = [_NOTHING] * size
-        odd = set("".join(vocabulary)).difference(map(chr, _OF_BYTE))
+        byte_of = byte_of_character()
+        odd = set("".join(vocabulary)).difference(byte_of)
+        latin1 = {ord(character): chr(byte) for character, byte in byte_of.items()}
         for token, number in vocabulary.items():
             is_spelled = not odd or odd.isdisjoint(token)
-            latin[number] = token.translate(_OF_BYTE) if is_spelled else _NOTHING
+            latin[number] = token.translate(latin1) if is_spelled else _NOTHING
         for number, token in added.items():
             latin[number] = str(token).encode().decode("latin-1")
         ends = np.cumsum([0, *map(len, latin)], dtype=np.int64).astype(np.int32)

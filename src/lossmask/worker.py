@@ -57,6 +57,7 @@ class FlatResults(Protocol):
 
 
 R = TypeVar("R", bound=Results)
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -165,6 +166,22 @@ class Worker:
             self.chunk = None
         return True
 
+    def ask(self, question: Callable[[Encoder], T]) -> T | None:
+        """Return what a function says about the encoder, None if the process has ended.
+
+        Raises:
+            BaseException: What the process failed with.
+        """
+        try:
+            self.pipe.send(question)
+            message: Any = self.pipe.recv()
+        except (EOFError, OSError):
+            return None
+        if isinstance(message, _Failure):
+            raise message.error from _RemoteError(message.trace)
+        answer: T = message
+        return answer
+
     def bury(self) -> int:
         """Wait for the end of the process, which has closed its pipe; return its exit code."""
         self._process.join()
@@ -200,19 +217,22 @@ def _work(
         if expects_many:
             encoder.row_batches.expect_many()
         at.value = BETWEEN_ROWS
-        while (chunk := _next_chunk(pipe)) is not None:
-            _encode_chunk(chunk, pipe, at, encoder, limits)
+        while (given := _next_given(pipe)) is not None:
+            if isinstance(given, Chunk):
+                _encode_chunk(given, pipe, at, encoder, limits)
+            else:
+                pipe.send(given(encoder))
     except BaseException as error:
         with suppress(OSError):  # the process that this one works for is gone
             pipe.send(_Failure(_picklable(error), traceback.format_exc()))
 
 
-def _next_chunk(pipe: Any) -> Chunk[Any] | None:
+def _next_given(pipe: Any) -> Chunk[Any] | Callable[[Encoder], object] | None:
     try:
-        chunk: Chunk[Any] = pipe.recv()
+        given: Chunk[Any] | Callable[[Encoder], object] = pipe.recv()
     except (EOFError, ConnectionResetError):
         return None
-    return chunk
+    return given
 
 
 def _encode_chunk(chunk: Chunk[Any], pipe: Any, at: Any, encoder: Encoder, limits: Limits) -> None:

@@ -13,6 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import wait
 
 from lossmask.confinement import REASON, Limits, name_of_exit, ran_out_of_time, rejection_after
@@ -20,6 +21,7 @@ from lossmask.data_files import RawRow
 from lossmask.encoder import Encoder
 from lossmask.errors import LossmaskError, TemplateError
 from lossmask.fork_server import start_fork_server, starting_method
+from lossmask.inherited_encoder import load_apart
 from lossmask.outcome import Outcome
 from lossmask.worker import (
     BETWEEN_ROWS,
@@ -28,6 +30,7 @@ from lossmask.worker import (
     Chunk,
     Progress,
     R,
+    T,
     Worker,
 )
 
@@ -61,18 +64,24 @@ class Workers:
         limits: What one row may cost.
         method: How processes start: as :func:`starting_method` says, or ``fork``, which is quick
             and right for a process without threads that use locks.
+        expects_many: Let processes, and those that replace them, load the fast backend at once.
     """
 
     def __init__(
-        self, load: Callable[[], Encoder], limits: Limits, *, method: str | None = None
+        self,
+        load: Callable[[], Encoder],
+        limits: Limits,
+        *,
+        method: str | None = None,
+        expects_many: bool = False,
     ) -> None:
         self._load = load
         self._limits = limits
         self._method = method or starting_method()
         self._workers: list[Worker] = []
-        self._expects_many = False
+        self._expects_many = expects_many
         if self._method == "forkserver":
-            start_fork_server()
+            self._load = start_fork_server(load, expects_many=expects_many)
 
     def __enter__(self) -> Workers:
         return self
@@ -82,19 +91,33 @@ class Workers:
             worker.kill()
         self._workers.clear()
 
-    def start(self, count: int, *, expects_many: bool = False) -> None:
-        """Let processes load the encoder while this one does something else.
+    def start(self, count: int) -> None:
+        """Let processes load the encoder; returns once the fork server has, where there is one.
 
         Args:
             count: Processes.
-            expects_many: Let them, and those that replace them, load the fast backend at once.
         """
-        self._expects_many = expects_many
         while len(self._workers) < count:
             self._workers.append(self._worker())
 
     def _worker(self) -> Worker:
         return Worker(self._load, self._limits, self._method, self._expects_many)
+
+    def ask(self, question: Callable[[Encoder], T]) -> T:
+        """Return what a function says about the encoder, in one of the processes.
+
+        Args:
+            question: A function of a module; what it returns travels between processes.
+
+        Raises:
+            LossmaskError: A process cannot load the encoder, or ends.
+        """
+        worker = self._free_worker()
+        answer = worker.ask(question)
+        if answer is None:
+            self._workers.remove(worker)
+            raise _died(worker.bury())
+        return answer
 
     def encode(
         self,
@@ -188,11 +211,7 @@ class Workers:
         """
         row, exit_code = worker.row, worker.bury()
         if row == LOADING or (row == BETWEEN_ROWS and alone):
-            raise LossmaskError(
-                f"a worker process ended outside of any row ({name_of_exit(exit_code)}): is there "
-                "too little memory for that many --workers?",
-                reason="worker_died",
-            )
+            raise _died(exit_code)
         if row == IN_BATCH:  # one of its rows; which, only one by one tells
             chunk.one_by_one = True
             return True
@@ -212,6 +231,14 @@ class Workers:
         return self._workers[-1]
 
 
+def _died(exit_code: int) -> LossmaskError:
+    return LossmaskError(
+        f"a worker process ended outside of any row ({name_of_exit(exit_code)}): is there "
+        "too little memory for that many --workers?",
+        reason="worker_died",
+    )
+
+
 def encode_apart(raw: RawRow, load: Callable[[], Encoder], limits: Limits) -> Outcome:
     """Encode one row in a process of its own, which may be lost.
 
@@ -224,6 +251,6 @@ def encode_apart(raw: RawRow, load: Callable[[], Encoder], limits: Limits) -> Ou
         LossmaskError: The encoder cannot be loaded.
     """
     method = "fork" if sys.platform == "linux" else None
-    with Workers(load, limits, method=method) as workers:
+    with Workers(partial(load_apart, load), limits, method=method) as workers:
         [chunk] = workers.encode([Chunk(0, [raw], Outcomes())])
     return chunk.results.all[0]

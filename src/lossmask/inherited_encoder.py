@@ -1,0 +1,133 @@
+"""The encoder that a fork server loads once, and every worker forked from it has at once.
+
+In: an order, in the environment of the fork server, which imports this module before it forks. Out:
+an encoder, whose memory all workers share. Where there is no order, nothing happens here.
+
+Only what starts no thread is done before a fork, for threads do not live on in the child: files are
+read, no text is encoded and no template compiled. That is left to the workers, which may be lost.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import sys
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lossmask.encoder import Encoder
+
+VARIABLE = "LOSSMASK_FORK_SERVER_LOADS"
+
+_PARALLEL = "TOKENIZERS_PARALLELISM"
+
+_without_torch = False
+_inherited: tuple[str, Encoder] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a fork server is to load.
+
+    Attributes:
+        token: Of whom it is loaded for; nobody else may use it, for files change.
+        load: Makes the encoder.
+        expects_many: Whether to load the fast backend, if it is known to be exact.
+        without_torch: Whether nothing that this server will ever start needs torch.
+    """
+
+    token: str
+    load: Callable[[], Encoder]
+    expects_many: bool
+    without_torch: bool
+
+    def to_text(self) -> str:
+        """Return it as text that an environment can hold."""
+        given = (self.token, self.load, self.expects_many, self.without_torch)
+        return b64encode(pickle.dumps(given)).decode()
+
+    @classmethod
+    def from_text(cls, text: str) -> Order:
+        """Read it back."""
+        return cls(*pickle.loads(b64decode(text)))
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """Gives the encoder that was loaded for ``token``, or loads one."""
+
+    token: str
+    load: Callable[[], Encoder]
+
+    def __call__(self) -> Encoder:
+        """Return the encoder."""
+        if _inherited is not None and _inherited[0] == self.token:
+            return _inherited[1]
+        return self.load()
+
+
+def leave_torch_out() -> None:
+    """Let the processes that encode for this one, and nothing else, do without torch.
+
+    To transformers it is as if torch were not installed; where it is, loading a tokenizer imports
+    it, in more than a second, though no tokenizer uses it. Only for a process whose fork server
+    never starts what needs torch: a command, not a library.
+    """
+    global _without_torch
+    _without_torch = True
+
+
+def is_torch_left_out() -> bool:
+    """Return whether the processes that encode for this one do without torch."""
+    return _without_torch
+
+
+def load_apart(load: Callable[[], Encoder]) -> Encoder:
+    """Load an encoder in a process forked for nothing but encoding."""
+    if _without_torch:
+        _hide_torch()
+    return load()
+
+
+def _hide_torch() -> None:
+    if "torch" not in sys.modules and "transformers" not in sys.modules:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # by which Python finds no module
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that torch is missing
+
+
+def _carry_out(text: str) -> None:
+    global _inherited
+    try:
+        order = Order.from_text(text)
+        if order.without_torch:
+            _hide_torch()
+        with _no_threads_of_tokenizers():
+            encoder = order.load()
+            if order.expects_many:
+                encoder.load_proven_backend()
+    except Exception:  # whatever it is, a worker that loads the encoder itself says it
+        return
+    _inherited = order.token, encoder
+    gc.collect()
+    gc.freeze()  # or the first collection in each worker would copy the pages that they share
+
+
+@contextmanager
+def _no_threads_of_tokenizers() -> Iterator[None]:
+    before = os.environ.get(_PARALLEL)
+    os.environ[_PARALLEL] = "false"
+    try:
+        yield
+    finally:
+        os.environ.pop(_PARALLEL)
+        if before is not None:
+            os.environ[_PARALLEL] = before
+
+
+if order_text := os.environ.pop(VARIABLE, ""):
+    _carry_out(order_text)
