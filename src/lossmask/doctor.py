@@ -9,7 +9,18 @@ A fact says what came out of what was tried; a template may treat other conversa
 from __future__ import annotations
 
 from lossmask.diagnosis import Diagnosis, Fact, by_topic
+from lossmask.doctor_contents import facts_of_contents
 from lossmask.doctor_history import facts_of_history, facts_of_parity
+from lossmask.doctor_system import facts_of_roles, facts_of_system
+from lossmask.doctor_tokens import (
+    fact_of_the_fast_way,
+    facts_of_cost,
+    facts_of_injection,
+    facts_of_special_tokens,
+)
+from lossmask.doctor_tools import facts_of_tools
+from lossmask.doctor_turns import facts_of_generation_prompt, facts_of_padding, facts_of_stops
+from lossmask.doctor_variables import facts_of_variables
 from lossmask.encoder import Encoder
 from lossmask.errors import TemplateError
 from lossmask.rendering import ChatTemplate
@@ -44,7 +55,22 @@ def diagnose(encoder: Encoder, *, is_stand_in: bool = False) -> Diagnosis:
     facts: list[Fact] = [
         *facts_of_parity(trials, encoder),
         *facts_of_history(trials),
+        *facts_of_generation_prompt(trials),
+        *facts_of_stops(trials, setting, is_stand_in=is_stand_in),
+        *facts_of_contents(trials),
+        *facts_of_tools(trials),
+        *facts_of_system(trials, setting),
+        *facts_of_roles(trials),
+        *facts_of_variables(trials),
     ]
+    if not is_stand_in:
+        facts += [
+            *facts_of_padding(setting),
+            *facts_of_injection(trials, setting),
+            *facts_of_special_tokens(trials, setting),
+            *facts_of_cost(trials, setting),
+            fact_of_the_fast_way(encoder),
+        ]
     return Diagnosis(
         by_topic(facts),
         str(encoder.tokenizer.name_or_path),
