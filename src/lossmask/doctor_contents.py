@@ -184,21 +184,12 @@ def _parts(trials: Trials) -> Iterator[Fact]:
     ):
         rendered = trials.render(messages)
         star = ASKED if role == "user" else SAID
-        if rendered.text is None:
-            slug, verdict, what = "refused", "note", "the template raises"
-        elif rendered.text == plain.text:
-            slug, verdict, what = "shown", "ok", "written like a string"
-        elif not shows(rendered.text, star):
-            slug, verdict, what = "dropped", "warning", "left out"
-        elif "'type'" in rendered.text or '"type"' in rendered.text:
-            slug, verdict, what = "printed", "warning", "printed as a list, brackets and all"
-        else:
-            slug, verdict, what = "altered", "note", "written unlike a string"
+        slug, what = _slug_of_parts(rendered.text, plain.text, star)
         is_read |= role == "user" and slug in ("shown", "altered")
         yield Fact(
             "contents",
             f"{role}_parts_{slug}",
-            _verdict(verdict),
+            _OF_PARTS[slug],
             f"A list of text parts as the content of {role}: {what}.",
             evidence=(Evidence(rendered),),
         )
@@ -206,8 +197,26 @@ def _parts(trials: Trials) -> Iterator[Fact]:
         yield _image(trials)
 
 
-def _verdict(name: str) -> Verdict:
-    return "ok" if name == "ok" else "warning" if name == "warning" else "note"
+_OF_PARTS: dict[str, Verdict] = {
+    "shown": "ok",
+    "altered": "note",
+    "refused": "note",
+    "printed": "warning",
+    "dropped": "warning",
+}
+
+
+def _slug_of_parts(text: str | None, plain: str | None, star: str) -> tuple[str, str]:
+    """Return what became of a list of parts, as a key of ``_OF_PARTS`` and in words."""
+    if text is None:
+        return "refused", "the template raises"
+    if text == plain:
+        return "shown", "written like a string"
+    if not shows(text, star):
+        return "dropped", "left out"
+    if "'type'" in text or '"type"' in text:
+        return "printed", "printed as a list, brackets and all"
+    return "altered", "written unlike a string"
 
 
 def _image(trials: Trials) -> Fact:

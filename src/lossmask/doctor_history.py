@@ -27,6 +27,7 @@ from lossmask.trial_renderings import (
     TOOLS,
     Trials,
     assistant,
+    behind,
     calling,
     result,
     shows,
@@ -110,8 +111,9 @@ def _prefix_fact(trials: Trials) -> Fact:
         "parity",
         "prompt_is_no_prefix",
         "warning",
-        f"{len(wrong)} of {tried} prompts tried are not the beginning of their finished "
-        "conversation: labels cut out of the finished text would be off.",
+        f"Of {tried} prompts tried {len(wrong)} "
+        + ("is not the beginning of its" if len(wrong) == 1 else "are not the beginning of their")
+        + " finished conversation: labels cut out of the finished text would be off.",
         (f"{tried - len(wrong)} of {tried}",),
         _where_they_part(*min(wrong, key=_size)),
     )
@@ -215,14 +217,12 @@ def facts_of_history(trials: Trials) -> Iterator[Fact]:
             compared += 1
             for rewriting in _rewritten(then, later):
                 found.setdefault(rewriting.kind, []).append(rewriting)
-    if len(found) > 1:  # what is lost says more than that something is
-        found.pop("turn_respelled_later", None)
     for kind, cases in found.items():
         smallest = min(cases, key=lambda case: len(case.later.messages))
         yield Fact(
             "history",
             kind,
-            "warning",
+            "note" if kind == "ending_differs_later" else "warning",
             f"Once the conversation goes on, {smallest.what}.",
             (_followed_by(smallest),),
             _where_they_part(smallest.then, smallest.later),
@@ -268,8 +268,12 @@ def _rewritten(then: Rendered, later: Rendered) -> Iterator[_Rewriting]:
         if shows(was, star) and times > 0 and repeated.count(star) <= became.count(star):
             lost = True
             yield _Rewriting(kind, f"{what} is left out", then, later)
-    if not lost:
-        at = shared_length(was, became)
-        is_end = not was[at:].strip() or not shows(was[at:], SAID)
-        what = "what ends a turn is written differently" if is_end else "a turn is spelled anew"
+    if lost:
+        return
+    at = shared_length(was, became)
+    if at >= behind(was, SAID) > 0 and SAID_AGAIN not in was[at:]:
+        what = "what followed the last answer is written differently"
+        yield _Rewriting("ending_differs_later", what, then, later)
+    else:
+        what = "an earlier turn is spelled differently"
         yield _Rewriting("turn_respelled_later", what, then, later)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lossmask.control_tokens import control_tokens_of
-from lossmask.diagnosis import Evidence, Fact, Rendered
+from lossmask.diagnosis import Evidence, Fact, Rendered, Verdict
 from lossmask.rendering import Message, shared_length
 from lossmask.setting import Setting
 from lossmask.stops import any_of
@@ -98,28 +98,24 @@ def _default(trials: Trials, given: Rendered, header: str, setting: Setting) -> 
     if at < 0:
         return
     preamble = text[:at].removesuffix(header)
-    own = given.text or ""
-    frame = own[: own.find(_BE)] if _BE in own else ""  # what a system prompt is wrapped in
-    written = preamble[shared_length(preamble, frame) :] if frame else preamble
     control = any_of(tuple(control_tokens_of(setting.tokenizer, setting.stops).texts.values()))
-    words = control.sub("", written)
-    if not any(character.isalnum() for character in words) or len(words.split()) < 2:
+    words = [word for word in control.sub(" ", preamble).split() if any(map(str.isalnum, word))]
+    if len(words) < 2:  # one word is a header: <|im_start|>system
         yield Fact(
             "system",
             "no_default_system",
             "ok",
-            "Nothing is written before the first question of a conversation without a system "
-            "prompt that its header would not explain.",
+            "Without a system prompt the template writes none of its own.",
             evidence=(Evidence(rendered, 0, at),),
         )
         return
-    stays = written.strip() in own
-    kept = "and one that is given comes besides" if stays else "which one that is given replaces"
+    stays = all(word in (given.text or "") for word in words)
+    kept = "a given one is written as well" if stays else "a given one replaces it"
     yield Fact(
         "system",
         "default_system_kept" if stays else "default_system",
         "note",
-        f"Without a system prompt the template writes one of its own, {kept}.",
+        f"Without a system prompt the template writes one of its own; {kept}.",
         (preamble,),
         (Evidence(rendered, 0, at),),
     )
@@ -135,11 +131,11 @@ def _in_the_middle(rendered: Rendered) -> Fact:
         kind, what = "middle_system_moved", "it is moved to the beginning"
     else:
         kind, what = "middle_system_shown", "it is shown in its place"
-    verdict = "ok" if kind.endswith("shown") else "note" if kind.endswith("refused") else "warning"
+    verdicts: dict[str, Verdict] = {"shown": "ok", "refused": "note"}
     return Fact(
         "system",
         kind,
-        "ok" if verdict == "ok" else "note" if verdict == "note" else "warning",
+        verdicts.get(kind.rpartition("_")[2], "warning"),
         f"A system prompt in the middle of a conversation: {what}.",
         (),
         evidence,
@@ -196,11 +192,11 @@ def _unseen(messages: tuple[Message, ...], text: str) -> bool:
     return any(star in held and not shows(text, star) for star in stars)
 
 
-def _roles(kind: str, verdict: str, begin: str, cases: dict[str, Rendered]) -> Fact:
+def _roles(kind: str, verdict: Verdict, begin: str, cases: dict[str, Rendered]) -> Fact:
     return Fact(
         "roles",
         kind,
-        "note" if verdict == "note" else "warning",
+        verdict,
         f"{begin}{', '.join(cases)}.",
         tuple(cases),
         tuple(map(Evidence, cases.values())),

@@ -5,15 +5,18 @@ In: trials, a setting. Out: facts; only of use with the tokenizer of the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 from lossmask.control_tokens import control_tokens_of
 from lossmask.diagnosis import Evidence, Fact, Rendered
 from lossmask.encoder import Encoder
+from lossmask.errors import LossmaskError
 from lossmask.layout import Layout
 from lossmask.plain_conversations import PlainConversations
 from lossmask.policy import Policy
-from lossmask.rendering import Message
+from lossmask.rendering import ChatTemplate, Message
 from lossmask.setting import Setting
 from lossmask.trial_renderings import (
     ASKED,
@@ -23,6 +26,7 @@ from lossmask.trial_renderings import (
     assistant,
     user,
 )
+from lossmask.written import THINK_PAIRS
 
 _MOST = 24  # control tokens that are tried, those first that the template itself writes
 
@@ -154,23 +158,37 @@ def facts_of_cost(trials: Trials, setting: Setting) -> Iterator[Fact]:
 
 def fact_of_the_fast_way(encoder: Encoder) -> Fact:
     """Return whether rows of plain messages are provably encoded many at a time."""
-    setting = Setting(
-        encoder._setting.template,
-        encoder._setting.tokenizer,
-        Policy(),
-        encoder._setting.stops,
-        encoder._setting.template_variables,
-    )
+    template, variables = encoder._setting.template, encoder._setting.template_variables
+    assert isinstance(template, ChatTemplate)
     messages = [user(), assistant(), user(ASKED_AGAIN), assistant(SAID_AGAIN)]
     row = {"messages": messages}
     encoder.encode_row(row)  # the whole way, which finds the generation prompt
-    plain = PlainConversations(setting, Layout())
-    if plain.lay_out(row) is not None:
+    setting = replace(encoder._setting, policy=Policy(), proof="template")
+    if PlainConversations(setting, Layout()).lay_out(row) is not None:
         return Fact(
             "cost",
             "fast",
             "ok",
             "One rendering proves all prompts of a plain conversation: many are encoded at a time.",
         )
-    why = "not all prompts follow from one rendering, or a turn is not as plain as that takes"
-    return Fact("cost", "not_fast", "note", f"Plain conversations take the whole way: {why}.")
+    return Fact(
+        "cost",
+        "not_fast",
+        "note",
+        f"Plain conversations are encoded one by one: {_why_not(template, messages, variables)}.",
+    )
+
+
+def _why_not(template: ChatTemplate, messages: list[Message], variables: Mapping[str, Any]) -> str:
+    try:
+        ends = template.render(messages, template_variables=variables).ends
+    except LossmaskError:
+        return "the template does not render them"
+    if not all(count in ends for count in range(1, len(messages) + 1)):
+        return "the template looks ahead, or behind its loop, so each prompt has to be rendered"
+    invitation = template.invitation(None, variables) or ""
+    if not invitation.strip():
+        return "there is no generation prompt"
+    if any(opening in invitation for opening, _ in THINK_PAIRS):
+        return "the generation prompt opens a think block"
+    return "a turn is not its prompt, the answer as given, and a stop token"

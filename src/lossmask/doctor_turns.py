@@ -236,7 +236,7 @@ def _without_stop(follows: str, evidence: Evidence, setting: Setting) -> Fact:
             (token.group(),),
             (evidence,),
         )
-    what = f"only {follows.strip()!r}, text" if follows.strip() else "nothing"
+    what = f"{follows.strip()!r}, no control token" if follows.strip() else "nothing"
     return Fact(
         "stops",
         "no_stop",

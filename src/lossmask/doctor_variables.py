@@ -7,8 +7,10 @@ changes is found by giving it values.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from inspect import signature
 
 from jinja2 import meta, nodes
+from transformers import PreTrainedTokenizerBase
 
 from lossmask.diagnosis import Evidence, Fact, Rendered
 from lossmask.rendering import shared_length
@@ -24,7 +26,7 @@ from lossmask.trial_renderings import (
     user,
 )
 
-_GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+_GIVEN = frozenset(signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
 _VALUES = (False, True, "low")
 _MOST = 12  # variables that are tried
 
@@ -59,7 +61,12 @@ def facts_of_variables(trials: Trials) -> Iterator[Fact]:
 def variables_of(trials: Trials) -> tuple[list[str], set[str]]:
     """Return the variables that a template reads besides what it is given, and those it sets."""
     environment = TracingEnvironment()
-    given = {*_GIVEN, *environment.globals, *trials.template.tokenizer.special_tokens_map}
+    given = {
+        "messages",
+        *_GIVEN,
+        *environment.globals,
+        *trials.template.tokenizer.special_tokens_map,
+    }
     special = {f"{name}_token" for name in ("bos", "eos", "pad", "unk", "sep", "cls", "mask")}
     read, is_set = set[str](), set[str]()
     for tools in (None, TOOLS):
