@@ -6,7 +6,6 @@ In: renderings that were made. Out: a :class:`Diagnosis`, plain data that ``doct
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -195,9 +194,3 @@ class Diagnosis:
             "worst": self.worst,
             "facts": [fact.to_mapping() for fact in self.facts],
         }
-
-
-def by_topic(facts: Iterable[Fact]) -> tuple[Fact, ...]:
-    """Return facts in the order of the topics, otherwise as they came."""
-    order: Sequence[str] = list(TOPICS)
-    return tuple(sorted(facts, key=lambda fact: order.index(fact.topic)))

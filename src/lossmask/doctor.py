@@ -8,18 +8,19 @@ A fact says what came out of what was tried; a template may treat other conversa
 
 from __future__ import annotations
 
-from lossmask.diagnosis import Diagnosis, Fact, by_topic
+from collections.abc import Collection, Iterator
+
+from lossmask.diagnosis import TOPICS, Diagnosis, Fact
 from lossmask.doctor_contents import facts_of_contents
 from lossmask.doctor_history import facts_of_history, facts_of_parity
 from lossmask.doctor_system import facts_of_roles, facts_of_system
 from lossmask.doctor_tokens import (
-    fact_of_the_fast_way,
     facts_of_cost,
     facts_of_injection,
     facts_of_special_tokens,
 )
 from lossmask.doctor_tools import facts_of_tools
-from lossmask.doctor_turns import facts_of_generation_prompt, facts_of_padding, facts_of_stops
+from lossmask.doctor_turns import facts_of_generation_prompt, facts_of_stops
 from lossmask.doctor_variables import facts_of_variables
 from lossmask.encoder import Encoder
 from lossmask.errors import TemplateError
@@ -27,11 +28,14 @@ from lossmask.rendering import ChatTemplate
 from lossmask.trial_renderings import SAID, Trials, assistant, shows, user
 
 
-def diagnose(encoder: Encoder, *, is_stand_in: bool = False) -> Diagnosis:
+def diagnose(
+    encoder: Encoder, *, topics: Collection[str] = tuple(TOPICS), is_stand_in: bool = False
+) -> Diagnosis:
     """Find out what the chat template of an encoder does.
 
     Args:
         encoder: With a Jinja template.
+        topics: What to find out about, of ``diagnosis.TOPICS``.
         is_stand_in: The tokenizer is not the model's, but any: say nothing about tokens.
 
     Raises:
@@ -43,8 +47,7 @@ def diagnose(encoder: Encoder, *, is_stand_in: bool = False) -> Diagnosis:
         >>> found.find("every_prompt_is_prefix").verdict
         'ok'
     """
-    setting = encoder._setting
-    template = setting.template
+    template = encoder._setting.template
     if not isinstance(template, ChatTemplate):
         raise TemplateError(
             "there is no Jinja chat template to diagnose: this encoder renders by a renderer's own "
@@ -52,31 +55,42 @@ def diagnose(encoder: Encoder, *, is_stand_in: bool = False) -> Diagnosis:
             reason="no_jinja_template",
         )
     trials = _trials(template, encoder)
-    facts: list[Fact] = [
-        *facts_of_parity(trials, encoder),
-        *facts_of_history(trials),
-        *facts_of_generation_prompt(trials),
-        *facts_of_stops(trials, setting, is_stand_in=is_stand_in),
-        *facts_of_contents(trials),
-        *facts_of_tools(trials),
-        *facts_of_system(trials, setting),
-        *facts_of_roles(trials),
-        *facts_of_variables(trials),
+    facts = [
+        fact
+        for topic in TOPICS
+        if topic in topics
+        for fact in _facts(topic, trials, encoder, is_stand_in)
     ]
-    if not is_stand_in:
-        facts += [
-            *facts_of_padding(setting),
-            *facts_of_injection(trials, setting),
-            *facts_of_special_tokens(trials, setting),
-            *facts_of_cost(trials, setting),
-            fact_of_the_fast_way(encoder),
-        ]
-    return Diagnosis(
-        by_topic(facts),
-        str(encoder.tokenizer.name_or_path),
-        is_stand_in,
-        len(trials.made),
-    )
+    name = str(encoder.tokenizer.name_or_path)
+    return Diagnosis(tuple(facts), name, is_stand_in, len(trials.made))
+
+
+def _facts(topic: str, trials: Trials, encoder: Encoder, is_stand_in: bool) -> Iterator[Fact]:
+    setting = encoder._setting
+    match topic:
+        case "parity":
+            yield from facts_of_parity(trials, encoder)
+        case "history":
+            yield from facts_of_history(trials)
+        case "generation_prompt":
+            yield from facts_of_generation_prompt(trials)
+        case "stops":
+            yield from facts_of_stops(trials, setting, is_stand_in=is_stand_in)
+        case "contents":
+            yield from facts_of_contents(trials)
+        case "tools":
+            yield from facts_of_tools(trials)
+        case "system":
+            yield from facts_of_system(trials, setting)
+        case "roles":
+            yield from facts_of_roles(trials)
+        case "variables":
+            yield from facts_of_variables(trials)
+        case "tokens" if not is_stand_in:
+            yield from facts_of_special_tokens(trials, setting)
+            yield from facts_of_injection(trials, setting)
+        case "cost" if not is_stand_in:
+            yield from facts_of_cost(trials, encoder)
 
 
 def _trials(template: ChatTemplate, encoder: Encoder) -> Trials:

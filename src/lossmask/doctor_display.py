@@ -113,7 +113,7 @@ def _add(table: Table, fact: Fact, evidence: bool) -> None:
     table.add_row(Text(sign, style), sentence)
     if evidence or _tells(fact):
         for each in fact.evidence[: None if evidence else 2]:
-            drawn = Text.assemble(*_drawn(each), overflow="fold")
+            drawn = Text.assemble(*_drawn(each, style.removeprefix("bold ")), overflow="fold")
             table.add_row("", Padding(drawn, (0, 0, 0, 2)))
 
 
@@ -125,17 +125,17 @@ def _tells(fact: Fact) -> bool:
     return fact.verdict != "ok" and points and fact.topic not in _WITHOUT
 
 
-def _drawn(evidence: Evidence) -> Iterator[tuple[str, str]]:
+def _drawn(evidence: Evidence, style: str) -> Iterator[tuple[str, str]]:
     rendered = evidence.rendered
-    yield f"{visible(rendered.label)}: ", "dim"
+    yield f"{visible(rendered.label)}: ", "dim italic"
     if rendered.text is None:
         yield _cut(visible(rendered.error or "")), "red"
         return
     before = rendered.text[: evidence.start]
     if before:
         yield ("…" if len(before) > _CONTEXT else "") + visible(before[-_CONTEXT:]), "dim"
-    excerpt = visible(evidence.excerpt)
-    yield _cut(excerpt) or "(nothing)", "reverse" if before else ""
+        yield "┃", "dim"
+    yield _cut(visible(evidence.excerpt)) or "(nothing)", style
     if evidence.end is not None and rendered.text[evidence.end :]:
         yield "…", "dim"
 

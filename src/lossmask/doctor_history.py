@@ -58,6 +58,7 @@ CONVERSATIONS: dict[str, tuple[Message, ...]] = {
     ),
 }
 """Conversations that beginnings are taken of."""
+_OF_TURNS = (SAID, SAID_AGAIN, ARGUMENT, THOUGHT)
 
 _LOST = (
     (SAID, "answer_dropped_later", "an earlier answer"),
@@ -271,7 +272,7 @@ def _rewritten(then: Rendered, later: Rendered) -> Iterator[_Rewriting]:
     if lost:
         return
     at = shared_length(was, became)
-    if at >= behind(was, SAID) > 0 and SAID_AGAIN not in was[at:]:
+    if at >= max(behind(was, star) for star in _OF_TURNS):
         what = "what followed the last answer is written differently"
         yield _Rewriting("ending_differs_later", what, then, later)
     else:

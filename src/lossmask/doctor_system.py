@@ -146,13 +146,14 @@ def _other(role: str) -> Message:
     return {"role": role, "content": f"Be brief: {SYSTEM}."}
 
 
+_TOO = "Antares"  # the star of a second system prompt
 ORDERS: dict[str, tuple[Message, ...]] = {
     "two users in a row": (user(), user(ASKED_AGAIN), assistant()),
     "two assistants in a row": (user(), assistant(), assistant(SAID_AGAIN)),
     "assistant first": (assistant(), user(ASKED_AGAIN), assistant(SAID_AGAIN)),
     "user last": (user(), assistant(), user(ASKED_AGAIN)),
     "system only": (system(),),
-    "system twice": (system(), _other("system"), user(), assistant()),
+    "system twice": (system(), {"role": "system", "content": f"{_TOO}."}, user(), assistant()),
     "tool result without a call": (user(), result(), assistant()),
     "role developer": (_other("developer"), user(), assistant()),
     "an unknown role": (user(), {"role": "critic", "content": f"Be brief: {SYSTEM}."}, assistant()),
@@ -188,7 +189,7 @@ def facts_of_roles(trials: Trials) -> Iterator[Fact]:
 
 def _unseen(messages: tuple[Message, ...], text: str) -> bool:
     held: Any = repr(messages)
-    stars = (SYSTEM, ASKED, SAID, ASKED_AGAIN, SAID_AGAIN, RESULT)
+    stars = (SYSTEM, _TOO, ASKED, SAID, ASKED_AGAIN, SAID_AGAIN, RESULT)
     return any(star in held and not shows(text, star) for star in stars)
 
 

@@ -34,6 +34,7 @@ _MOST = 24  # control tokens that are tried, those first that the template itsel
 def facts_of_injection(trials: Trials, setting: Setting) -> Iterator[Fact]:
     """Yield which control tokens a user can type into a message so that a model reads them."""
     control = control_tokens_of(setting.tokenizer, setting.stops)
+    trials.render([user(), assistant()])
     written = "".join(each.text or "" for each in trials.made.values())
     known = [(text, token_id) for token_id, text in control.texts.items() if text]
     known.sort(key=lambda item: (item[0] not in written, item[1]))
@@ -93,7 +94,7 @@ def facts_of_special_tokens(trials: Trials, setting: Setting) -> Iterator[Fact]:
     bare, added = _ids(setting, rendered.text), _ids(setting, rendered.text, special=True)
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     by_template = bos is not None and bare[:1] == [bos]
-    by_tokenizer = bos is not None and len(added) > len(bare) and added[:1] == [bos]
+    by_tokenizer = bos is not None and added[:2] == [bos, *bare[:1]]
     begin = Evidence(rendered, 0, 40)
     if by_template and by_tokenizer:
         yield Fact(
@@ -137,8 +138,9 @@ def facts_of_special_tokens(trials: Trials, setting: Setting) -> Iterator[Fact]:
         )
 
 
-def facts_of_cost(trials: Trials, setting: Setting) -> Iterator[Fact]:
-    """Yield how many tokens the template adds."""
+def facts_of_cost(trials: Trials, encoder: Encoder) -> Iterator[Fact]:
+    """Yield how many tokens the template adds, and whether plain conversations go the fast way."""
+    setting = encoder._setting
     once = [user(), assistant()]
     twice = [*once, user(ASKED_AGAIN), assistant(SAID_AGAIN)]
     first, second = trials.render(once).text, trials.render(twice).text
@@ -154,9 +156,10 @@ def facts_of_cost(trials: Trials, setting: Setting) -> Iterator[Fact]:
             f"The template adds about {before} tokens to a first exchange, {more} to each further.",
             (str(before), str(more)),
         )
+    yield _fast_way(encoder)
 
 
-def fact_of_the_fast_way(encoder: Encoder) -> Fact:
+def _fast_way(encoder: Encoder) -> Fact:
     """Return whether rows of plain messages are provably encoded many at a time."""
     template, variables = encoder._setting.template, encoder._setting.template_variables
     assert isinstance(template, ChatTemplate)
@@ -184,7 +187,7 @@ def _why_not(template: ChatTemplate, messages: list[Message], variables: Mapping
         ends = template.render(messages, template_variables=variables).ends
     except LossmaskError:
         return "the template does not render them"
-    if not all(count in ends for count in range(1, len(messages) + 1)):
+    if not all(count in ends for count in range(1, len(messages))):
         return "the template looks ahead, or behind its loop, so each prompt has to be rendered"
     invitation = template.invitation(None, variables) or ""
     if not invitation.strip():

@@ -38,7 +38,10 @@ def facts_of_tools(trials: Trials) -> Iterator[Fact]:
     called = trials.render([user(), calling()], tools=TOOLS)
     if called.text is None or not shows(called.text, ARGUMENT):
         return  # contents says so
-    yield from _form_of_a_call(Evidence(called, called.text.rfind(ASKED) + len(ASKED) + 1))
+    prompt = trials.render([user()], tools=TOOLS, asked=True).text
+    begins = prompt is not None and called.text.startswith(prompt)
+    at = len(prompt or "") if begins else called.text.rfind(ASKED) + len(ASKED) + 1
+    yield from _form_of_a_call(Evidence(called, at))
     yield from _arguments(trials)
     yield from _parallel(trials)
 

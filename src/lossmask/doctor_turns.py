@@ -18,6 +18,7 @@ from lossmask.setting import Setting
 from lossmask.stops import any_of
 from lossmask.trial_renderings import (
     ARGUMENT,
+    ASKED,
     ASKED_AGAIN,
     SAID,
     TOOLS,
@@ -41,12 +42,12 @@ def facts_of_generation_prompt(trials: Trials) -> Iterator[Fact]:
         return
     at = shared_length(without.text, asked.text)
     prompt = asked.text[at:]
-    if at < len(without.text):
+    if at < behind(without.text, ASKED):
         yield Fact(
             topic,
             "generation_prompt_rewrites",
             "warning",
-            "Asking for the generation prompt changes the text before it.",
+            "Asking for the generation prompt changes what the conversation looks like.",
             (prompt,),
             (Evidence(without, at), Evidence(asked, at)),
         )
@@ -55,6 +56,15 @@ def facts_of_generation_prompt(trials: Trials) -> Iterator[Fact]:
     else:
         sentence = f"The generation prompt is {prompt!r}."
         yield Fact(topic, "generation_prompt", "ok", sentence, (prompt,), (Evidence(asked, at),))
+    if behind(without.text, ASKED) <= at < len(without.text):
+        yield Fact(
+            topic,
+            "ending_if_not_asked",
+            "note",
+            f"Where it is not asked for, a conversation ends with {without.text[at:]!r}.",
+            (without.text[at:],),
+            (Evidence(without, at),),
+        )
     yield from _thinking_facts(prompt, Evidence(asked, at))
     if whole.text is not None and SAID in whole.text:
         yield from _beginning_facts(trials, asked, whole)
@@ -150,24 +160,38 @@ def _beginning_facts(trials: Trials, asked: Rendered, whole: Rendered) -> Iterat
 
 
 def facts_of_stops(trials: Trials, setting: Setting, *, is_stand_in: bool) -> Iterator[Fact]:
-    """Yield which token ends a turn, whether inference stops there, and what comes behind it."""
+    """Yield which token ends a turn, whether inference stops there, and how padding is done."""
+    if is_stand_in:
+        yield from _after_an_answer(trials)
+        return
+    yield from _stops(trials, setting)
+    yield from _padding(setting)
+
+
+def _after_an_answer(trials: Trials) -> Iterator[Fact]:
+    whole = trials.render([user(), assistant()])
+    at = behind(whole.text or "", SAID)
+    if whole.text is None or at < 0:
+        return
+    follows = whole.text[at:]
+    yield Fact(
+        "stops",
+        "after_answer",
+        "ok" if follows.strip() else "warning",
+        f"After an answer the template writes {follows!r}."
+        if follows.strip()
+        else "After the last answer the template writes nothing: no token ends the turn.",
+        (follows,),
+        (Evidence(whole, at),),
+    )
+
+
+def _stops(trials: Trials, setting: Setting) -> Iterator[Fact]:
     whole = trials.render([user(), assistant()])
     at = -1 if whole.text is None else behind(whole.text, SAID)
     if whole.text is None or at < 0:
         return
     follows, evidence = whole.text[at:], Evidence(whole, at)
-    if is_stand_in:
-        yield Fact(
-            "stops",
-            "after_answer",
-            "ok" if follows.strip() else "warning",
-            f"After an answer the template writes {follows!r}."
-            if follows.strip()
-            else "After the last answer the template writes nothing: no token ends the turn.",
-            (follows,),
-            (evidence,),
-        )
-        return
     found = setting.stops.first_run(follows, 0)
     later = _behind_an_earlier_answer(trials)
     later_found = None if later is None else setting.stops.first_run(later.excerpt, 0)
@@ -266,7 +290,7 @@ def _stop_of_a_call(trials: Trials, setting: Setting, of_answer: str | None) -> 
         )
 
 
-def facts_of_padding(setting: Setting) -> Iterator[Fact]:
+def _padding(setting: Setting) -> Iterator[Fact]:
     """Yield how eos and pad token relate, as the tokenizer says."""
     tokenizer = setting.tokenizer.tokenizer
     pad, eos = tokenizer.pad_token, tokenizer.eos_token
