@@ -15,8 +15,8 @@ TemplateFacts = tuple[str, tuple[str, ...]]
 """Name of a template, and its columns."""
 
 COLUMNS = ("history", "left out", "tools", "system", "prompt", "stop", "roles", "reads", "fast")
-LEGEND = """The columns from *history* on are what `lossmask doctor` found by rendering small conversations; an
-empty one is as one would wish. A `!` means that the template raises.
+LEGEND = """The columns from *history* on are what `lossmask doctor` found by rendering small conversations;
+an empty one is as one would wish. A `!` means that the template raises.
 
 * **history**: what of an earlier turn is shown no more, or differently, once others follow.
 * **left out**: of a conversation. Names and ids of calls are not listed: most templates drop them.

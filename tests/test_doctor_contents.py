@@ -79,7 +79,8 @@ def test_cut_white_space_is_told_by_role_and_side() -> None:
         "{% if m.role == 'user' %}{{ m.content.rstrip() }}{% elif m.role == 'system' %}"
         "{{ m.content | trim }}{% else %}{{ m.content }}{% endif %}",
     )
-    assert fact(template, "contents", "white_space_cut").values == (
+    found = fact(template, "contents", "white_space_cut")
+    assert found.values == (
         "user: after",
         "system: before and after",
     )

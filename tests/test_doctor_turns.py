@@ -48,12 +48,9 @@ def test_what_the_generation_prompt_does_is_told(template: str, expected: set[st
 
 
 def test_the_generation_prompt_is_told_to_the_last_character() -> None:
-    assert fact(SOUND, "generation_prompt", "generation_prompt").values == (
-        "<|im_start|>assistant\n",
-    )
-    assert fact(OPENED, "generation_prompt", "generation_prompt").values == (
-        "<|im_start|>assistant\n<think>",
-    )
+    for template, prompt in ((SOUND, "assistant\n"), (OPENED, "assistant\n<think>")):
+        found = fact(template, "generation_prompt", "generation_prompt")
+        assert found.values == ("<|im_start|>" + prompt,)
     mismatch = fact(OPENED, "generation_prompt", "generation_prompt_mismatch")
     assert mismatch.values == ("<think>",)
     assert mismatch.sentence.endswith("With reasoning in the data it does.")
@@ -79,16 +76,14 @@ def test_how_a_turn_ends_is_told(template: str, expected: set[str]) -> None:
 
 def test_the_token_that_ends_a_turn_is_named() -> None:
     assert fact(SOUND, "stops", "stop_is_eos").values == ("<|im_end|>",)
-    assert fact(ended("<|im_start|>{{ '\\n' }}"), "stops", "stop_unknown").values == (
-        "<|im_start|>",
-    )
+    unknown = fact(ended("<|im_start|>{{ '\\n' }}"), "stops", "stop_unknown")
+    assert unknown.values == ("<|im_start|>",)
 
 
 def test_a_stop_token_that_is_not_eos_is_known_if_it_is_named() -> None:
     template = ended("<|im_start|>{{ '\\n' }}")
-    assert verdicts(diagnosed(template, "stops", stops=("<|im_start|>",))) == {
-        "stop_is_known": "ok"
-    }
+    found = diagnosed(template, "stops", stops=("<|im_start|>",))
+    assert verdicts(found) == {"stop_is_known": "ok"}
 
 
 def test_without_the_models_tokenizer_only_what_is_written_is_told() -> None:
