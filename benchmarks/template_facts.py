@@ -6,7 +6,7 @@ empty.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lossmask.diagnosis import Diagnosis, Fact
 from lossmask.terminal import visible
@@ -15,8 +15,8 @@ TemplateFacts = tuple[str, tuple[str, ...]]
 """Name of a template, and its columns."""
 
 COLUMNS = ("history", "left out", "tools", "system", "prompt", "stop", "roles", "reads", "fast")
-LEGEND = """The columns from *history* on are what `lossmask doctor` found by rendering small conversations;
-an empty one is as one would wish. A `!` means that the template raises.
+LEGEND = """The columns from *history* on are what `lossmask doctor` found by rendering small
+conversations; an empty one is as one would wish. A `!` means that the template raises.
 
 * **history**: what of an earlier turn is shown no more, or differently, once others follow.
 * **left out**: of a conversation. Names and ids of calls are not listed: most templates drop them.
@@ -30,6 +30,7 @@ an empty one is as one would wish. A `!` means that the template raises.
 * **fast**: whether rows of plain messages are provably encoded many at a time.
 """
 
+_SIGNS = {"dropped": "", "refused": "!", "printed": " printed"}
 _UNLISTED = frozenset({"name", "tool_name", "call_id"})
 _CALLS = {
     "call_is_json": "JSON",
@@ -95,14 +96,19 @@ def _named(facts: dict[str, Fact], names: dict[str, str]) -> list[str]:
     return [name for kind, name in names.items() if kind in facts]
 
 
-def _left_out(facts: Iterable[Fact]) -> Iterable[str]:
+def _left_out(facts: Sequence[Fact]) -> list[str]:
+    found: list[str] = []
     for fact in facts:
         what, _, how = fact.kind.rpartition("_")
-        if how in ("dropped", "refused", "printed") and what not in _UNLISTED:
-            sign = {"dropped": "", "refused": "!", "printed": " printed"}[how]
-            yield what.replace("_", " ") + sign
+        if how in _SIGNS and what not in _UNLISTED:
+            found.append(what.replace("_", " ") + _SIGNS[how])
+    for sign in _SIGNS.values():
+        of_both = [f"user parts{sign}", f"assistant parts{sign}"]
+        if set(of_both) <= set(found):
+            found = [each for each in found if each not in of_both] + [f"parts{sign}"]
     if any(fact.kind == "white_space_cut" for fact in facts):
-        yield "white space"
+        found.append("white space")
+    return found
 
 
 def _tools(facts: dict[str, Fact]) -> list[str]:

@@ -32,6 +32,13 @@ EMPTY_THINK = changed(
     "{% if loop.last and m.role == 'assistant' %}<think></think>"
     "{% endif %}{% if m.reasoning_content %}",
 )
+TOOLS = "{%- if tools %}<|im_start|>tools\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+TOOLS_OF_THE_LAST_QUESTION = changed(TOOLS, "").replace(
+    HEADER,
+    "{% if tools and m.role == 'user' and m == (messages | selectattr('role', 'eq', 'user') | list)"
+    "[-1] %}{{ tools | tojson }}{% endif %}" + HEADER,
+)
+TOOLS_AT_FIRST = changed("{%- if tools %}", "{%- if tools and messages | length < 3 %}")
 END_OF_TEXT = SOUND + "{% if not add_generation_prompt %}[END]{% endif %}"
 
 
@@ -53,8 +60,10 @@ def test_a_sound_template_keeps_prompts_and_history() -> None:
         (ANSWERS_CUT, {"answer_dropped_later=warning", "reasoning_dropped_later=warning"}),
         (EMPTY_THINK, {"turn_respelled_later=warning"}),
         (END_OF_TEXT, {"ending_differs_later=note"}),
+        (TOOLS_OF_THE_LAST_QUESTION, {"tools_moved_later=warning"}),
+        (TOOLS_AT_FIRST, {"tools_dropped_later=warning"}),
     ],
-    ids=["reasoning", "calls", "answers", "spelling", "ending"],
+    ids=["reasoning", "calls", "answers", "spelling", "ending", "tools-moved", "tools-dropped"],
 )
 def test_what_a_turn_loses_once_others_follow_is_one_fact(
     template: str, expected: set[str]

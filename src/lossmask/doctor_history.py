@@ -20,6 +20,7 @@ from lossmask.rendering import ChatTemplate, Message, shared_length
 from lossmask.trial_renderings import (
     ARGUMENT,
     ASKED_AGAIN,
+    DESCRIPTION,
     RESULT,
     SAID,
     SAID_AGAIN,
@@ -272,7 +273,12 @@ def _rewritten(then: Rendered, later: Rendered) -> Iterator[_Rewriting]:
     if lost:
         return
     at = shared_length(was, became)
-    if at >= max(behind(was, star) for star in _OF_TURNS):
+    if DESCRIPTION in was and was.find(DESCRIPTION) != became.find(DESCRIPTION):
+        moved = DESCRIPTION in became
+        kind = "tools_moved_later" if moved else "tools_dropped_later"
+        what = f"the tools are {'written elsewhere' if moved else 'left out'}"
+        yield _Rewriting(kind, what, then, later)
+    elif at >= max(behind(was, star) for star in _OF_TURNS):
         what = "what followed the last answer is written differently"
         yield _Rewriting("ending_differs_later", what, then, later)
     else:

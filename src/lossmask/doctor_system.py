@@ -105,17 +105,17 @@ def _default(trials: Trials, given: Rendered, header: str, setting: Setting) -> 
             "system",
             "no_default_system",
             "ok",
-            "Without a system prompt the template writes none of its own.",
+            "Without a system prompt the template writes no text of its own.",
             evidence=(Evidence(rendered, 0, at),),
         )
         return
-    stays = all(word in (given.text or "") for word in words)
-    kept = "a given one is written as well" if stays else "a given one replaces it"
+    stays = max(preamble.splitlines(), key=len) in (given.text or "")
+    kept = "a system prompt comes besides" if stays else "a system prompt replaces it"
     yield Fact(
         "system",
         "default_system_kept" if stays else "default_system",
         "note",
-        f"Without a system prompt the template writes one of its own; {kept}.",
+        f"Without a system prompt the template writes text of its own; {kept}.",
         (preamble,),
         (Evidence(rendered, 0, at),),
     )
