@@ -73,6 +73,13 @@ COMMANDS = (
         "convert chats.json -o alpaca.jsonl --to alpaca",
     ),
     Command(
+        "doctor",
+        "doctor_command:doctor_command",
+        "Tell what a chat template does, found out by running it.",
+        "doctor Qwen/Qwen3-0.6B --fail-on warning",
+        needs_torch=False,
+    ),
+    Command(
         "pack",
         "pack_command:pack_command",
         "Show how well prepared examples pack, and which lie in a pack. Writes nothing.",
