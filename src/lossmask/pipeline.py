@@ -80,9 +80,8 @@ def encode_trained(
     if setting.proof == "rows":
         _prove_groups(groups, conversation, setting)
     findings += tuple(_trained_by_data(conversation, trained, setting.policy))
-    examples = _build_examples(
-        groups, Weigher(conversation, setting.policy, trained, setting.stops.texts), seen
-    )
+    weigher = Weigher(conversation, setting.policy, trained, setting.stops.texts)
+    examples = _build_examples(groups, weigher, seen, setting)
     return [replace(examples[0], findings=examples[0].findings + findings), *examples[1:]]
 
 
@@ -98,7 +97,7 @@ def _trained_by_data(
 
 
 def _build_examples(
-    groups: Sequence[Group], weigher: Weigher, before: Sequence[Ids]
+    groups: Sequence[Group], weigher: Weigher, before: Sequence[Ids], setting: Setting
 ) -> list[Example]:
     """Build the examples in which something is in the loss."""
     examples = []
@@ -107,6 +106,8 @@ def _build_examples(
         example = build_example(group, weigher, seen)
         if example.loss_weights[1:].any():  # nothing predicts the first token
             examples.append(example)
+            if setting.record is not None:
+                setting.record(example, group, weigher)
     if not examples:
         raise ConversationError(
             "every token has weight 0: nothing is left to train", reason="nothing_to_train"
