@@ -63,7 +63,7 @@ def test_another_tokenizer_at_the_same_place_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "model" / "tokenizer_config.json"
     changed = json.loads(config.read_text()) | {"eos_token": "<|im_start|>"}
     config.write_text(json.dumps(changed))
-    with pytest.raises(PreparedDataError, match="not those of .*model today"):
+    with pytest.raises(PreparedDataError, match=r"not those of .*model today"):
         prepared_source(folder)
 
 

@@ -53,7 +53,7 @@ def test_one_file_is_written(
     assert sorted(each.name for each in tmp_path.iterdir()) == ["chats.jsonl", "report.html"]
     data = data_of(page)
     assert [example["row"] for example in data["examples"]] == [0, 2, 4]
-    assert ["policy", "stop=never"] in data["setting"]
+    assert ["policy", 'stop="never"'] in data["setting"]
 
 
 def test_a_prepared_folder_has_the_report_of_what_it_was_made_from(

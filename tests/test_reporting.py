@@ -267,7 +267,9 @@ def test_a_token_tells_its_origin_when_pointed_at(driver: Chrome, hostile_page: 
     assert pairs["weight"] == "1 · trained"
     assert pairs["part"] == "content"
     assert pairs["written by"].startswith("message 1 assistant · content · character")
-    assert pairs["template line"] == "1"
+    assert (
+        pairs["template line"] == "4"
+    )  # of the template, whose lines end in the middle of headers
     tokens.send_keys(Keys.ESCAPE)
     assert not one(driver, ".lm-card").is_displayed()
     assert is_quiet(driver, hostile_page)
@@ -283,7 +285,9 @@ def test_the_page_can_be_read_in_the_light_in_the_dark_and_on_a_phone(
     open_at(driver, hostile_page, width=width, dark=dark, touch=touch)
     image = screenshot(driver, tmp_path / "top.png")
     assert image.size == (width, 900)
-    assert (sum(image.getpixel((3, 890))) < 150) == dark
+    corner = image.getpixel((3, 890))
+    assert isinstance(corner, tuple)
+    assert (sum(corner) < 150) == dark
     sizes = driver.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert sizes == [width, width]
     driver.execute_script("document.getElementById('examples').scrollIntoView()")

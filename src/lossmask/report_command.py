@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import TransferSpeedColumn
 
 from lossmask.command_options import (
     AppendStopOption,
@@ -119,8 +118,9 @@ def report_command(
         source = encoder_source(tokenizer, template_var=template_var, **options)
     check_files(data)
     total = total_bytes(data)
-    with progress_bar(TransferSpeedColumn()) as progress:
-        task = progress.add_task("count", total=total)
+    with progress_bar() as progress:
+        task = progress.add_task("count every row", total=total)
+        trace = progress.add_task("trace those shown", total=None, visible=False)
         found = report(
             data,
             source,
@@ -128,6 +128,9 @@ def report_command(
             examples=examples,
             workers=worker_count(workers, total),
             progress=lambda done: progress.advance(task, done),
+            shown=lambda done, count: progress.update(
+                trace, completed=done, total=count, visible=True
+            ),
         )
         progress.update(task, total=total or 1, completed=total or 1)
     if prepared is not None:

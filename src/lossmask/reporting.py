@@ -7,6 +7,7 @@ that are shown, to say of each token where it came from.
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,15 +18,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lossmask.attribution import attribute
+from lossmask.attribution import attributed
 from lossmask.auditing import ROWS_PER_CHUNK, Audit, by_rows
 from lossmask.confinement import Limits
 from lossmask.data_files import RawRow, check_files, in_chunks, read_rows
 from lossmask.encoder import Encoder
 from lossmask.errors import InputError
 from lossmask.explanations import FINDINGS, REASONS
-from lossmask.formats import to_normal
 from lossmask.outcome import Outcome
+from lossmask.policy import Policy
 from lossmask.preparing import EncoderSource
 from lossmask.token_data import PieceTable, token_data
 from lossmask.worker import Chunk, Progress
@@ -261,18 +262,20 @@ def _draw(
     last, done = max(wanted, default=-1), 0
     for raw in read_rows(paths) if wanted else ():
         if raw.row in wanted:
-            row = raw.parse()
-            outcome, authors = encoder.encode_row(row), attribute(encoder, row)
-            messages = messages_of(row, encoder)
+            seen = attributed(encoder, raw.parse())
+            messages = messages_of(seen.normal)
             for index in wanted[raw.row]:
                 number = index - first_of[raw.row]
                 yield {
                     "place": raw.place,
                     "row": raw.row,
                     "number": number + 1,
-                    "of": len(outcome.examples),
+                    "of": len(seen.outcome.examples),
                     **token_data(
-                        outcome.examples[number], messages, authors=authors[number], table=table
+                        seen.outcome.examples[number],
+                        messages,
+                        authors=seen.authors[number],
+                        table=table,
                     ),
                 }
             done += 1
@@ -281,17 +284,18 @@ def _draw(
             return
 
 
-def messages_of(row: Mapping[str, Any], encoder: Encoder) -> Sequence[Mapping[str, Any]]:
-    """Return the messages of a row in any layout; of a row of text, one for each of its ranges."""
-    normal = to_normal(row, encoder.layout)
+def messages_of(normal: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the messages of a row in the normal form; of text, one for each of its ranges."""
     return normal.get("messages") or [{"role": "text"}] * len(normal.get("weights", [0]))
 
 
 def setting_of(paths: Sequence[Path], source: EncoderSource) -> list[list[str]]:
     """Return what decided over the examples, as ``[name, value]`` for people."""
-    policy = source.policy.to_mapping()
-    default = type(source.policy)().to_mapping()
-    changed = [f"{name}={value}" for name, value in policy.items() if value != default[name]]
+    policy, default = source.policy.to_mapping(), Policy().to_mapping()
+    written = {name: json.dumps(value, ensure_ascii=False) for name, value in policy.items()}
+    changed = [
+        f"{name}={value}" for name, value in written.items() if value != json.dumps(default[name])
+    ]
     named = [
         ("data", ", ".join(map(str, paths))),
         ("tokenizer", source.tokenizer),
