@@ -25,6 +25,7 @@ from lossmask.conversation import Conversation, read_conversation
 from lossmask.errors import ConversationError
 from lossmask.example import Example, Finding, Span
 from lossmask.laying_out import Group, lay_out
+from lossmask.parts import with_outside
 from lossmask.policy import Policy
 from lossmask.proof import prove, prove_once
 from lossmask.rendering import ChatTemplate
@@ -145,18 +146,20 @@ def build_example(
         seen: Ids of the examples of the same conversation before it.
     """
     base = group.base
-    weights = weigher.weigh(base, group.turns, seen)
+    weights, parts = weigher.weigh(base, group.turns, seen)
     spans = tuple(_spans(group.turns, weights))
     text, ids, offsets = base.turn.text, base.tokens.ids, base.tokens.offsets
+    message_index = _message_of_tokens(base.turn, base.tokens)
     return Example(
         text=text,
         input_ids=ids,
         offsets=offsets,
         loss_weights=weights,
-        message_index=_message_of_tokens(base.turn, base.tokens),
+        message_index=message_index,
         spans=spans,
         findings=tuple(finding for turn in group.turns for finding in turn.findings),
         ignorable=ignorable(text, ids, offsets, spans, weigher.policy),
+        parts=with_outside(parts, message_index),
     )
 
 
