@@ -106,25 +106,33 @@ class Explained:
             )
         return cls(encoder, found)
 
-    def find(self, text: str) -> list[tuple[int, int]]:
+    def find(self, text: str, *, example: int | None = None) -> list[tuple[int, int]]:
         """Return the tokens that stand for any character of a text, wherever it occurs.
 
+        Args:
+            text: What to look for.
+            example: In which example only, from 0; None: in all.
+
         Returns:
-            Example, from 0, and token, ascending; occurrences may not overlap.
+            Example, from 0, and token, ascending; occurrences do not overlap.
 
         Raises:
-            InputError: It occurs in no example.
+            InputError: It does not occur.
         """
+        examples = self.row.outcome.examples
         found = dict.fromkeys(
             (number, token)
-            for number, example in enumerate(self.row.outcome.examples)
-            for start in _occurrences(example.text, text)
-            for token in _tokens_of(example, start, start + len(text))
+            for number, each in enumerate(examples)
+            if example in (None, number)
+            for start in _occurrences(each.text, text)
+            for token in _tokens_of(each, start, start + len(text))
         )
         if not found:
+            where = f"the row's {len(examples)} example(s)"
+            where = where if example is None else f"example {example + 1}"
             raise InputError(
-                f"{text!r} occurs in none of the row's {len(self.row.outcome.examples)} example(s) "
-                "as the template renders it; `lossmask show` draws what does",
+                f"{text!r} does not occur in {where} as the template renders it; `lossmask show` "
+                "draws what does",
                 reason="text_not_found",
             )
         return list(found)
