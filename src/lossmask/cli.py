@@ -1,4 +1,4 @@
-"""The command ``lossmask``: prepare, show, audit, report, convert, pack, train, demo.
+"""The command ``lossmask``: prepare, show, explain, audit, report, convert, pack, train, demo.
 
 Torch is imported by ``train`` and ``demo`` only, inside their functions.
 """
@@ -16,10 +16,12 @@ from rich.progress import MofNCompleteColumn, TextColumn
 
 from lossmask.command_options import name_and_value
 from lossmask.convert_command import convert_command
-from lossmask.data_commands import audit_command, prepare_command, show_command
+from lossmask.data_commands import audit_command, prepare_command
 from lossmask.errors import LossmaskError, PolicyError
+from lossmask.explain_command import explain_command
 from lossmask.pack_command import pack_command
 from lossmask.report_command import report_command
+from lossmask.show_command import show_command
 from lossmask.terminal import progress_bar, visible
 
 app = typer.Typer(
@@ -34,7 +36,8 @@ app = typer.Typer(
 
 for name, command, example in (
     ("prepare", prepare_command, "prepare chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o prepared"),
-    ("show", show_command, "show chats.jsonl --tokenizer Qwen/Qwen3-0.6B --row 3"),
+    ("show", show_command, "show chats.jsonl --tokenizer Qwen/Qwen3-0.6B --rows 3,7-9"),
+    ("explain", explain_command, "explain chats.jsonl -t Qwen/Qwen3-0.6B --text '<|im_end|>'"),
     ("audit", audit_command, "audit chats.jsonl --tokenizer Qwen/Qwen3-0.6B --prove"),
     ("report", report_command, "report chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o report.html"),
     ("convert", convert_command, "convert chats.json -o alpaca.jsonl --to alpaca"),
