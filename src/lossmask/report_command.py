@@ -134,12 +134,12 @@ def report_command(
         )
         progress.update(task, total=total or 1, completed=total or 1)
     if prepared is not None:
-        prepared.check(found["figures"])
+        prepared.check(found["audit"])
     page = html_page(f"lossmask: {found['title']}", found, scripts=SCRIPTS, styles=STYLES)
     output.write_text(page, encoding="utf-8")
     Console().print(
         f"{escape(visible(str(output)))}: {len(page.encode()) / 1e6:.1f} MB, "
-        f"{len(found['examples'])} of {found['figures']['examples']:,} examples"
+        f"{len(found['examples'])} of {found['audit']['examples']:,} examples"
     )
 
 
