@@ -12,7 +12,7 @@ from lossmask import Policy
 from lossmask.embedded import DEMO_MODEL
 from lossmask.errors import PreparedDataError
 from lossmask.fit import Fit
-from lossmask.prepared_source import is_prepared, prepared_source
+from lossmask.prepared_source import prepared_source
 from lossmask.preparing import EncoderSource, prepare
 from tests.fixture_templates import FIXTURE_TEMPLATES
 from tests.scenarios import assistant, user
@@ -38,8 +38,6 @@ def prepared(tmp_path: Path, source: EncoderSource) -> Path:
 )
 def test_what_it_was_made_from_encodes_the_same(tmp_path: Path, source: EncoderSource) -> None:
     folder = prepared(tmp_path, source)
-    assert is_prepared(folder)
-    assert not is_prepared(tmp_path)
     found = prepared_source(folder)
     assert found.data == [tmp_path / "chats.jsonl"]
     assert found.source.load().fingerprint() == source.load().fingerprint()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lossmask.audit_statistics import Statistics, count_parts
+from lossmask.audit_statistics import Source, Statistics, count_parts
 from lossmask.control_tokens import control_tokens_of
 from lossmask.data_files import RawRow
 from lossmask.encoder import Encoder
@@ -167,21 +167,21 @@ class Audit:
             self._batch = self._look_at(tokens)
         source = self.statistics.source(_source(raw, row))
         first, end = tokens.starts[number : number + 2].tolist()
-        length, supervised = end - first, tokens.in_loss[number]
         turns = len(layout.completions)
         source.rows += 1
         source.rows_kept += 1
-        self._count(source, length, supervised)
         self.rows_in += 1
         self.rows_kept += 1
-        self.turns += turns
-        self.statistics.add(
-            length, supervised, turns=turns, stops=turns, parts=self._batch.parts[number]
+        self.count_example(
+            source,
+            (end - first, tokens.in_loss[number]),
+            turns=(turns, 0, turns),
+            parts=self._batch.parts[number],
         )
         self.texts.add(raw.file, line_of(raw), identity_of(row))
         if number in self._batch.doubled:
             ids, index = tokens.input_ids[first:end], tokens.message_index[first:end]
-            self._tally(raw, self._asked_of(ids, index))
+            self._tally(raw, self.asked_of(ids, index))
 
     def close(self) -> None:
         """Compute what takes all rows of a chunk at once."""
@@ -240,22 +240,45 @@ class Audit:
             "not_told": list(self.not_told),
         }
 
-    def _count(self, source: Any, length: int, supervised: int) -> None:
+    def count_example(
+        self,
+        source: Source,
+        tokens: tuple[int, int],
+        *,
+        turns: tuple[int, int, int],
+        parts: npt.NDArray[np.int64],
+        is_first: bool = True,
+    ) -> None:
+        """Count one example.
+
+        Args:
+            source: Of its row.
+            tokens: All of its tokens, and those in the loss.
+            turns: Its supervised turns, those without a stop token, those with one in the loss.
+            parts: int64 (parts, 2), as ``count_parts`` gives it.
+            is_first: Whether it is the first one of its row.
+        """
         for counts in (self, source):
             counts.examples += 1
-            counts.tokens += length
-            counts.supervised_tokens += supervised
-
-    def _add_example(self, source: Any, example: Example, *, is_first: bool) -> None:
-        length, supervised = len(example), example.supervised_count
-        self._count(source, length, supervised)
-        self.turns += len(example.spans)
-        self.turns_without_stop += sum(span.stop is None for span in example.spans)
+            counts.tokens += tokens[0]
+            counts.supervised_tokens += tokens[1]
+        self.turns += turns[0]
+        self.turns_without_stop += turns[1]
         if not is_first:
-            self.repeated_tokens += length - supervised
+            self.repeated_tokens += tokens[0] - tokens[1]
+        self.statistics.add(*tokens, turns=turns[0], stops=turns[2], parts=parts)
+
+    def _add_example(self, source: Source, example: Example, *, is_first: bool) -> None:
         [parts] = count_parts(self._parts(example), example.loss_mask)
+        without = sum(span.stop is None for span in example.spans)
         stops = sum(_trains_stop(example, span) for span in example.spans)
-        self.statistics.add(length, supervised, turns=len(example.spans), stops=stops, parts=parts)
+        self.count_example(
+            source,
+            (len(example), example.supervised_count),
+            turns=(len(example.spans), without, stops),
+            parts=parts,
+            is_first=is_first,
+        )
 
     def _parts(self, example: Example) -> npt.NDArray[np.int8]:
         """Return the parts of an example; of a text, what is in the loss is content or stop."""
@@ -270,7 +293,7 @@ class Audit:
         for example in examples:
             for finding in example.findings:
                 found.setdefault(finding.kind, []).append((finding.message_index, finding.detail))
-            asked = self._asked_of(example.input_ids, example.message_index)
+            asked = self.asked_of(example.input_ids, example.message_index)
             for kind, details in asked.items():
                 found.setdefault(kind, []).extend(details)
         if "special_token_doubled" in found:  # which says the same, and more
@@ -287,7 +310,7 @@ class Audit:
         for kind, details in found.items():
             self.findings.setdefault(kind, Tally()).add(raw, details)
 
-    def _asked_of(
+    def asked_of(
         self, ids: npt.NDArray[np.int32], message_index: npt.NDArray[np.int32]
     ) -> dict[str, list[tuple[int | None, str]]]:
         """Return what the tokens of one example themselves tell."""

@@ -1,4 +1,4 @@
-"""The command ``lossmask``: prepare, show, explain, audit, report, convert, pack, train, demo.
+"""The command ``lossmask``: prepare, show, explain, audit, report, convert, doctor, pack, train, …
 
 Torch is imported by ``train`` and ``demo`` only, inside their functions.
 """
@@ -17,6 +17,7 @@ from rich.progress import MofNCompleteColumn, TextColumn
 from lossmask.command_options import name_and_value
 from lossmask.convert_command import convert_command
 from lossmask.data_commands import audit_command, prepare_command
+from lossmask.doctor_command import doctor_command
 from lossmask.errors import LossmaskError, PolicyError
 from lossmask.explain_command import explain_command
 from lossmask.pack_command import pack_command
@@ -41,6 +42,7 @@ for name, command, example in (
     ("audit", audit_command, "audit chats.jsonl --tokenizer Qwen/Qwen3-0.6B --prove"),
     ("report", report_command, "report chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o report.html"),
     ("convert", convert_command, "convert chats.json -o alpaca.jsonl --to alpaca"),
+    ("doctor", doctor_command, "doctor Qwen/Qwen3-0.6B --fail-on warning"),
     ("pack", pack_command, "pack prepared --max-length 4096 --show 0"),
 ):
     app.command(name, epilog=f"Example: lossmask {example}")(command)
