@@ -1,4 +1,4 @@
-"""The command ``lossmask``: prepare, show, explain, audit, report, convert, doctor, pack, train, …
+"""The command ``lossmask``: from data to examples, what is in them, and training on them.
 
 Torch is imported by ``train`` and ``demo`` only, inside their functions.
 """
