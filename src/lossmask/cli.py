@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn, TextColumn
 
+from lossmask.audit_command import audit_command
 from lossmask.command_options import name_and_value
 from lossmask.convert_command import convert_command
-from lossmask.data_commands import audit_command, prepare_command
+from lossmask.data_commands import prepare_command
 from lossmask.doctor_command import doctor_command
 from lossmask.errors import LossmaskError, PolicyError
 from lossmask.explain_command import explain_command
