@@ -63,8 +63,8 @@ def report_command(
         int,
         typer.Option(
             min=0,
-            help="How many to show: some of each finding, the others evenly spaced. All figures "
-            "are of every row.",
+            help="How many to show: those that findings name, the others evenly spaced. All "
+            "figures are of every row.",
         ),
     ] = 200,
     chat_template: TemplateOption = None,
@@ -92,6 +92,7 @@ def report_command(
     The file needs no network and nothing beside it. Of a folder that `prepare` wrote, data,
     tokenizer and policy are those of its manifest.
     """
+    _check_output(output)
     options: dict[str, Any] = {
         "chat_template": chat_template,
         "stop": stop,
@@ -142,6 +143,17 @@ def report_command(
         f"{escape(visible(str(output)))}: {len(page.encode()) / 1e6:.1f} MB, "
         f"{len(found['examples'])} of {found['audit']['examples']:,} examples"
     )
+
+
+def _check_output(output: Path) -> None:
+    """Refuse what cannot be written before anything takes time.
+
+    Raises:
+        PolicyError: It is a folder, or in none.
+    """
+    if output.is_dir() or not output.parent.is_dir():
+        what = "is a folder" if output.is_dir() else f"cannot be: there is no {output.parent}"
+        raise PolicyError(f"--output {output} {what}; name an HTML file", reason="bad_output")
 
 
 def _require_none(folder: Path, options: Mapping[str, object]) -> None:
