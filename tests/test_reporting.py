@@ -238,6 +238,15 @@ def test_examples_are_searched_filtered_and_gone_through_by_keyboard(
     body.send_keys("/")
     driver.switch_to.active_element.send_keys("THE NEEDLE")
     assert one(driver, ".count").text == f"1 of {len(INJECTIONS) + 1} examples"
+    driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+    body.send_keys("n")
+    middle = driver.execute_script(
+        "const {drawn} = lossmask.report;"
+        "const first = drawn.read.weights.findIndex((weight) => weight);"
+        "return drawn.elementOf(first).getBoundingClientRect().top / innerHeight"
+    )
+    assert 0.3 < middle < 0.7
+    body.send_keys("/")
     assert "".join(texts(driver, ".hit")).replace("·", " ").strip() == "the needle"
     driver.switch_to.active_element.send_keys(Keys.ESCAPE)
     one(driver, ".filters .lm-button").click()

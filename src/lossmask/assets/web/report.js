@@ -414,6 +414,17 @@
     if (top < 0 || top > window.innerHeight * 0.6) detail.scrollIntoView({ block: "start" });
   }
 
+  /** Scroll to the next trained tokens below, or else to the first. */
+  function goToTrained() {
+    const { read, elementOf } = lossmask.report.drawn;
+    const starts = [...read.weights.keys()].filter(
+      (token) => read.weights[token] && !read.weights[token - 1],
+    );
+    const tops = starts.map((token) => elementOf(token).getBoundingClientRect().top);
+    const next = tops.findIndex((top) => top > window.innerHeight / 2 + 30);
+    if (starts.length) elementOf(starts[Math.max(next, 0)]).scrollIntoView({ block: "center" });
+  }
+
   // --- filters --------------------------------------------------------------------------------
 
   const search = element("input", "search");
@@ -484,6 +495,7 @@
   const KEYS = [
     ["j  or  →", "next example"],
     ["k  or  ←", "previous example"],
+    ["n", "to the next trained tokens"],
     ["/", "search"],
     ["t", "into the tokens; ← and → go through them"],
     ["Esc", "leave search or tokens"],
@@ -513,6 +525,7 @@
       j: () => move(1),
       k: () => move(-1),
       ArrowRight: () => move(1),
+      n: () => goToTrained(),
       ArrowLeft: () => move(-1),
       "/": () => {
         document.getElementById("examples").scrollIntoView();
