@@ -148,6 +148,14 @@ def test_authors_are_those_of_attribution(tmp_path: Path) -> None:
     assert example["authors"]["fields"] == ["content"]
 
 
+def test_bytes_of_tokens_that_share_a_character_are_told(tmp_path: Path) -> None:
+    rows = [{"messages": [user("Q"), assistant("\U0001f600")]}]
+    table = of_demo(written(tmp_path / "chats.jsonl", rows))["table"]
+    [shared] = [entry for entry in table if "\U0001f600" in entry[0]]
+    assert bytes.fromhex("".join(shared[2])).decode() == shared[0]
+    assert len(shared[1]) > 1
+
+
 # --- the page ---------------------------------------------------------------------------------
 
 

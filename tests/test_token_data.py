@@ -10,6 +10,7 @@ import pytest
 
 from lossmask import Encoder, Example, Policy
 from lossmask.embedded import DEMO_MODEL
+from lossmask.explaining import bytes_of_token
 from lossmask.policy import PARTS
 from lossmask.token_data import PieceTable, token_data
 from tests.scenarios import Message, assistant, system, user
@@ -62,12 +63,20 @@ def test_a_weight_is_the_shortest_number_that_rounds_to_it() -> None:
 
 def test_tokens_that_share_a_character_have_bytes_of_their_own(encoder: Encoder) -> None:
     [example] = encoder.encode(CHAT)
-    table = PieceTable(lambda number: bytes([number % 256]))
+    table = PieceTable(lambda number: bytes_of_token(encoder, number))
     data = token_data(example, CHAT, table=table)
     assert "table" not in data
     [shared] = [entry for entry in table.entries if "\U0001f600" in entry[0]]
     assert len(shared[1]) == len(shared[2]) > 1
-    assert shared[2] == [f"{number % 256:02x}" for number in shared[1]]
+    assert bytes.fromhex("".join(shared[2])).decode() == shared[0]
+
+
+def test_bytes_that_do_not_spell_the_text_are_not_told(encoder: Encoder) -> None:
+    [example] = encoder.encode(CHAT)
+    for table in (PieceTable(), PieceTable(lambda number: b"x")):
+        token_data(example, CHAT, table=table)
+        [shared] = [entry for entry in table.entries if "\U0001f600" in entry[0]]
+        assert len(shared) == 2
 
 
 def test_examples_of_a_page_share_their_pieces(encoder: Encoder) -> None:

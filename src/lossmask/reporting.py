@@ -24,7 +24,9 @@ from lossmask.confinement import Limits
 from lossmask.data_files import RawRow, in_chunks, read_rows
 from lossmask.encoder import Encoder
 from lossmask.example import Example
+from lossmask.explaining import bytes_of_token
 from lossmask.outcome import Outcome
+from lossmask.pieces import pieces_of
 from lossmask.policy import Policy
 from lossmask.preparing import EncoderSource
 from lossmask.tallies import Instance, line_of
@@ -58,10 +60,12 @@ class Traces:
     Attributes:
         examples: Of the rows that are kept.
         rejected: The others, with the reason of each.
+        spelled: Id of a token that shares a character with others -> its bytes, None if unknown.
     """
 
     examples: list[Traced] = field(default_factory=list)
     rejected: list[dict[str, Any]] = field(default_factory=list)
+    spelled: dict[int, bytes | None] = field(default_factory=dict)
 
     def add(self, raw: RawRow, outcome: Outcome) -> None:
         """Take the outcome of the next row."""
@@ -77,6 +81,14 @@ class Traces:
         for number, example in enumerate(seen.outcome.examples):
             authors = seen.authors[number]
             self.examples.append(Traced(raw, number + 1, of, example, roles, authors))
+            self._spell(example, encoder)
+
+    def _spell(self, example: Example, encoder: Encoder) -> None:
+        """Spell the tokens that share characters with others."""
+        for piece in pieces_of(example):
+            if piece.token_end - piece.token_start > 1:
+                for number in example.input_ids[piece.token_start : piece.token_end].tolist():
+                    self.spelled[number] = bytes_of_token(encoder, number)
 
     def close(self) -> None:
         """Do nothing."""
@@ -126,7 +138,7 @@ def report(
     wanted = sample(found, examples)
     traces = _trace(list(_chosen(paths, found, wanted)), source, limits, workers, shown)
     kept = fitting(traces.examples, found, examples)
-    table, noted = PieceTable(), _findings_by_place(found)
+    table, noted = PieceTable(traces.spelled.get), _findings_by_place(found)
     data: dict[str, Any] = {
         "title": ", ".join(path.name or str(path) for path in paths),
         "version": version("lossmask"),
@@ -205,6 +217,7 @@ def _trace(
     for chunk in sorted(finished, key=lambda chunk: chunk.number):
         whole.examples += chunk.results.examples
         whole.rejected += chunk.results.rejected
+        whole.spelled |= chunk.results.spelled
     return whole
 
 

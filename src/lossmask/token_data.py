@@ -12,7 +12,7 @@ examples of a page can share; whatever stays the same over many tokens is kept a
     parts     [[9, "prompt"], [1, "scaffold"], ...]          so many tokens, part of this
 
 An entry of the table is ``[text, id]``; ``[text, [id, id], [hex, hex]]`` where tokens share a
-character (their bytes, empty where they are not known); ``[text, []]`` for text that no token
+character (their bytes, left out where they are not known); ``[text, []]`` for text that no token
 stands for. All positions count characters (code points), as Python does.
 """
 
@@ -38,13 +38,13 @@ class PieceTable:
     """The distinct pieces of one or many examples, each with a number.
 
     Args:
-        spell: Token id -> the bytes it spells, for tokens that share a character.
+        spell: Token id -> the bytes it spells, for tokens that share a character; None if unknown.
 
     Attributes:
         entries: What ``tokens.js`` takes as ``table``.
     """
 
-    def __init__(self, spell: Callable[[int], bytes] | None = None) -> None:
+    def __init__(self, spell: Callable[[int], bytes | None] = lambda number: None) -> None:
         self.entries: list[list[Any]] = []
         self._spell = spell
         self._numbers: dict[tuple[str, tuple[int, ...]], int] = {}
@@ -60,9 +60,10 @@ class PieceTable:
     def _entry(self, text: str, ids: Sequence[int]) -> list[Any]:
         if len(ids) == 1:
             return [text, ids[0]]
-        if self._spell is None or not ids:
+        spelled = [self._spell(number) or b"" for number in ids]
+        if not ids or b"".join(spelled) != text.encode():  # whose bytes are whose is not known
             return [text, list(ids)]
-        return [text, list(ids), [self._spell(each).hex() for each in ids]]
+        return [text, list(ids), [each.hex() for each in spelled]]
 
 
 def token_data(
