@@ -60,7 +60,7 @@ def _drawn(example: Example, piece: Piece, turn: int) -> str:
     ids = "+".join(map(str, example.input_ids[piece.token_start : piece.token_end].tolist()))
     author = "template" if piece.message_index < 0 else f"message {piece.message_index}"
     told = f"token {piece.token_start}, id {ids}, {author}, weight {weight:g}"
-    shown = escape(visible(piece.text)).replace("⏎", "⏎\n")
+    shown = "⏎\n".join(escape(visible(line)) for line in piece.text.split("\n"))
     return f'<span style="{_style(piece, weight, turn)}" title="{told}">{shown}</span>'
 
 

@@ -132,7 +132,7 @@ def explain_command(
         console.print(show_explanation(explained, each, place=raw.place))
     if len(places) > limit:
         rest = len(places) - limit
-        console.print(Text(f"{rest:,} more tokens of that text: --limit {len(places)}", "dim"))
+        console.print(Text(f"{rest:,} more of that text: --limit {len(places)}", "dim"))
 
 
 def show_explanation(explained: Explained, each: Explanation, *, place: str) -> RenderableType:

@@ -19,6 +19,7 @@ from lossmask.chosen_rows import ChosenRows
 from lossmask.encoder import load_tokenizer
 from lossmask.errors import TokenizerError
 from lossmask.example import Example, Span
+from lossmask.output_folder import REJECTED
 from lossmask.pack_command import show_pack
 from lossmask.packed_examples import pack_examples
 from lossmask.prepared import PreparedDataset, load_prepared
@@ -71,9 +72,14 @@ class PreparedDrawing:
         Raises:
             InputError: There are fewer rows; what is there has been yielded.
         """
-        rows = self.data.rows.tolist()
-        for row in dict.fromkeys(row for row in rows if row in chosen):
-            numbers = [number for number, own in enumerate(rows) if own == row]
+        numbers_of: dict[int, list[int]] = {}
+        for number, row in enumerate(self.data.rows.tolist()):
+            numbers_of.setdefault(row, []).append(number)
+        rows_in = int(self.data.manifest["rows_in"])
+        for row in filter(chosen.__contains__, range(rows_in)):
+            numbers = numbers_of.get(row, [])
+            if not numbers:
+                yield Text(f"row {row} gave no example: see {REJECTED} of the folder", "yellow")
             for place, number in enumerate(numbers, start=1):
                 yield show_example(
                     self._example(number),
@@ -84,7 +90,7 @@ class PreparedDrawing:
                     ids=self._ids,
                     place=f"row {row}",
                 )
-        chosen.require(int(self.data.manifest["rows_in"]), str(self.folder))
+        chosen.require(rows_in, str(self.folder))
 
     def packs(
         self, chosen: ChosenRows, max_length: int, *, seed: int = 0

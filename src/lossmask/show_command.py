@@ -115,7 +115,10 @@ def show_command(
             f"--packed shows packs of a folder that `prepare` wrote, and {data} is none"
         )
     if tokenizer is None:
-        raise PolicyError("--tokenizer is missing: a folder or hub id")
+        raise typer.BadParameter(
+            "is missing: a folder or hub id, unless the data is a prepared folder",
+            param_hint="--tokenizer",
+        )
     source = encoder_source(
         tokenizer,
         chat_template=chat_template,

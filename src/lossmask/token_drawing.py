@@ -117,7 +117,7 @@ class TokenDrawing:
             role = self._roles[line.owner] if 0 <= line.owner < len(self._roles) else None
             name = label if line.owner != shown else ""
             shown = line.owner if line.owner >= 0 else shown
-            for segments in _wrapped(line.segments, width, in_columns=self._ids):
+            for segments in (_in_columns if self._ids else _wrapped)(line.segments, width):
                 for row in _rows(segments, in_columns=self._ids):
                     bar = (f"{_fitted(name, margin)} │ ", role_style(role))
                     yield Text.assemble(bar, *row, no_wrap=True, overflow="ignore")
@@ -195,30 +195,48 @@ def _width(segment: _Segment) -> int:
     return max(cell_len(segment.text), len(segment.ids))
 
 
-def _wrapped(
-    segments: Sequence[_Segment], width: int, *, in_columns: bool
-) -> Iterator[list[_Segment]]:
-    """Yield the segments of each line on the screen; no character is torn apart."""
+def _wrapped(segments: Sequence[_Segment], width: int) -> Iterator[list[_Segment]]:
+    """Yield the segments of each line on the screen.
+
+    No sign is torn apart: one that several tokens write is drawn as the first of them.
+    """
     line: list[_Segment] = []
-    room = width
-    for segment in segments:
-        gap = 1 if in_columns and line and not segment.is_mark else 0
-        if in_columns and line and _width(segment) + gap > room:
+    parts: list[str] = []
+    number, last, end, taken, at = -1, 0, 0, 0, 0
+    for cluster in clusters("".join(segment.text for segment in segments)):
+        is_new = at >= end
+        while at >= end:
+            number += 1
+            end += len(segments[number].text)
+        needed = cell_len(cluster)
+        if (is_full := bool(taken) and taken + needed > width) or is_new:
+            if parts:
+                line.append(replace(segments[last], text="".join(parts)))
+            parts = []
+        if is_full:
             yield line
-            line, room, gap = [], width, 0
-        rest = ""
-        for cluster in clusters(segment.text):
-            taken = cell_len(rest + cluster)
-            if taken + gap > room and (rest or line):
-                if rest:
-                    line.append(replace(segment, text=rest))
-                    segment = replace(segment, ids="")
+            line, taken = [], 0
+        parts.append(cluster)
+        last, taken, at = number, taken + needed, at + len(cluster)
+    if parts:
+        line.append(replace(segments[last], text="".join(parts)))
+    if line:
+        yield line
+
+
+def _in_columns(segments: Sequence[_Segment], width: int) -> Iterator[list[_Segment]]:
+    """Yield the segments of each line on the screen, of which each has a column of its own."""
+    line: list[_Segment] = []
+    taken = 0
+    for segment in segments:
+        for number, part in enumerate(_wrapped([segment], width)):
+            column = part[0] if not number else replace(part[0], ids="")
+            needed = _width(column) + (not column.is_mark)  # and a gap
+            if line and taken + needed > width:
                 yield line
-                line, room, rest, gap = [], width, "", 0
-            rest += cluster
-        if rest or segment.ids:
-            line.append(replace(segment, text=rest))
-            room -= _width(line[-1]) + gap
+                line, taken = [], 0
+            line.append(column)
+            taken += needed
     if line:
         yield line
 
