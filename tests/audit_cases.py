@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from tokenizers import processors
@@ -20,7 +19,7 @@ from lossmask.formats import to_normal
 from lossmask.raw_rows import json_bytes
 from lossmask.repeated_rows import Repeats, RowTexts, identity_of
 from tests.fixture_templates import FIXTURE_TEMPLATES
-from tests.scenarios import WEATHER, assistant, call, system, tool, user
+from tests.scenarios import WEATHER, assistant, system, user
 from tests.small_tokenizers import trained_to_merge, wordpiece
 
 CHATML = (
@@ -50,7 +49,14 @@ SPACED = (
     "{% for m in messages %}{{ m.role }} {{ m.content }} </s> {% endfor %}"
     "{% if add_generation_prompt %}assistant {% endif %}"
 )
+TEARING = CHATML.replace(
+    "{{ m.content }}",
+    "{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}"
+    "{{ c.function.arguments | list | join(',') }}{% endfor %}",
+)
 Q, A = user("Q0 one two?"), assistant("A1 yes.")
+TORN = assistant("", tool_calls=[{"function": {"name": "f", "arguments": '{"a": 1}'}}])
+CALLED = assistant("", train=False, tool_calls=[{"function": {"name": "f", "arguments": {}}}])
 STOPPED = [user("Q bye?"), assistant("A bye.")]
 LONG_QUESTION = "Which of the two ships sailed around the cape of good hope first, and when?"
 
@@ -117,17 +123,12 @@ CASES = {
         policy={"boundary": "include"},
         tokenizer="bloom",
     ),
-    "unknown_token": Case(
-        [[user("yes"), assistant("yes 漢")]], SPACED, tokenizer="wordpiece"
-    ),
+    "unknown_token": Case([[user("yes"), assistant("yes 漢")]], SPACED, tokenizer="wordpiece"),
     "content_dropped": Case(
         [[Q, assistant("hidden"), user("Q2"), A]],
         CHATML.replace("{{ m.content }}", "{{ m.content if m.content != 'hidden' }}"),
     ),
-    "arguments_torn": Case(
-        [[Q, assistant("", tool_calls=[{"function": {"name": "f", "arguments": '{"a": 1}'}}]), user("Q2"), A]],
-        CHATML.replace("{{ m.content }}", "{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}{{ c.function.arguments | list | join(',') }}{% endfor %}"),
-    ),
+    "arguments_torn": Case([[Q, TORN, user("Q2"), A]], TEARING),
     "nothing_generated": Case(
         [[Q, assistant(""), user("Q2"), A]],
         "{% for m in messages %}{% if m.content %}<|im_start|>{{ m.role }}\n{{ m.content }}"
@@ -156,7 +157,12 @@ CASES = {
     "role_trained": Case([[{**Q, "weight": 0.5}, A]]),
     "tags_differ": Case([[Q, A]], TAGGED, policy={"spans": "tags"}),
     "special_token_doubled": Case(
-        [{"text": "<|endoftext|>Q: A<|im_end|>", "weights": [{"start": 15, "end": 27, "weight": 1}]}],
+        [
+            {
+                "text": "<|endoftext|>Q: A<|im_end|>",
+                "weights": [{"start": 15, "end": 27, "weight": 1}],
+            }
+        ],
         tokenizer="adds bos",
     ),
     "system_dropped": Case(
@@ -167,22 +173,15 @@ CASES = {
         [[user("hidden"), A]],
         CHATML.replace("{{ m.content }}", "{{ m.content if m.content != 'hidden' }}"),
     ),
-    "tool_calls_dropped": Case(
-        [
-            [
-                Q,
-                assistant("", train=False, tool_calls=[{"function": {"name": "f", "arguments": {}}}]),
-                user("Q2"),
-                A,
-            ]
-        ]
-    ),
+    "tool_calls_dropped": Case([[Q, CALLED, user("Q2"), A]]),
     "tools_dropped": Case([[Q, A]], tools=[WEATHER]),
     "part_dropped": Case(
         [[user([{"type": "text", "text": "Q0"}, {"type": "image", "url": "x.png"}]), A]], PARTS
     ),
     "key_dropped": Case([[Q | {"name": "Ann"}, A]]),
-    "text_trimmed": Case([[Q, assistant("A1. ")]], CHATML.replace("m.content }}", "m.content | trim }}")),
+    "text_trimmed": Case(
+        [[Q, assistant("A1. ")]], CHATML.replace("m.content }}", "m.content | trim }}")
+    ),
     "text_altered": Case(
         [[Q, assistant("A1.")]], CHATML.replace("m.content }}", "m.content | replace(' ', '') }}")
     ),

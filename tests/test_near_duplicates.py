@@ -20,7 +20,7 @@ from lossmask.near_duplicates import (
 )
 
 WIDTH = 5
-WORDS = "the quick brown fox jumps over a lazy dog while seven wizards box near my old quarry".split()
+WORDS = [f"{a}{b}" for a in ("ba", "ko", "mi", "tru") for b in ("lan", "sig", "wor", "dex")]
 
 
 def texts(count: int, *, words: int = 30) -> list[str]:

@@ -121,9 +121,7 @@ def test_records_are_named_by_number_and_no_rows_are_no_repeats() -> None:
     texts.close()
     with Repeats() as repeats, Repeats() as nothing:
         repeats.add(0, texts)
-        assert repeats.table().same_conversations() == [
-            Repeated("b.parquet", -2, "b.parquet#1")
-        ]
+        assert repeats.table().same_conversations() == [Repeated("b.parquet", -2, "b.parquet#1")]
         empty = nothing.table()
         assert (empty.same_conversations(), empty.near_prompts()) == ([], [])
         assert repeats.table().prompts_of(empty) == []
