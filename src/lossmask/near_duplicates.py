@@ -171,7 +171,7 @@ def _densified(signature: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 def _banded(signature: npt.NDArray[np.uint64]) -> Keys:
     bands = signature.reshape(len(signature), BANDS, _ROWS)
-    keys = np.zeros(bands.shape[:2], np.uint64)
+    keys: Keys = np.zeros(bands.shape[:2], np.uint64)
     for row in range(_ROWS):
         keys = _mixed(np.bitwise_xor(keys, bands[:, :, row]))
     return keys

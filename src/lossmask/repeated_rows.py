@@ -314,7 +314,8 @@ class RowTable:
 
     @property
     def _has_prompt(self) -> npt.NDArray[np.bool_]:
-        return (self.prompts[:, 0] != 0) | (self.prompts[:, 1] != 0)
+        has_one: npt.NDArray[np.bool_] = (self.prompts[:, 0] != 0) | (self.prompts[:, 1] != 0)
+        return has_one
 
     @property
     def _compared(self) -> npt.NDArray[np.int64]:
