@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +37,10 @@ def test_effect_and_fix_are_a_sentence_each(advice: Advice) -> None:
 
 def test_a_rejected_row_is_an_error() -> None:
     assert {advice.severity for advice in REJECTED.values()} == {"error"}
+
+
+def test_the_documentation_has_every_line_of_the_table() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "audit.md").read_text(encoding="utf-8")
+    for kind, advice in FOUND.items():
+        listed = (f"`{kind}`", advice.severity, advice.meaning, advice.effect, advice.fix)
+        assert page.count(f"| {' | '.join(listed)} |") == 1

@@ -66,7 +66,8 @@ def show_audit(
 def _account(audit: Audit, is_proved: bool) -> RenderableType:
     share = audit.supervised_tokens / max(audit.tokens, 1)
     stopped = audit.turns - audit.turns_without_stop
-    expanded = f"; {audit.rows_expanded:,} rows became more than one" if audit.rows_expanded else ""
+    rows = f"{audit.rows_expanded:,} row{'' if audit.rows_expanded == 1 else 's'}"
+    expanded = f"; {rows} became more than one" if audit.rows_expanded else ""
     lines = [
         ("bold", audit.rows_in, "rows in"),
         ("green", audit.rows_kept, "kept"),

@@ -286,7 +286,8 @@ class Audit:
             return example.parts
         is_stop = np.isin(example.input_ids, self.checks.stop_ids)
         inside = np.where(is_stop, np.int8(_STOP), np.int8(_CONTENT))
-        return np.where(example.loss_mask, inside, np.int8(_PROMPT))
+        parts: npt.NDArray[np.int8] = np.where(example.loss_mask, inside, np.int8(_PROMPT))
+        return parts
 
     def _add_findings(self, raw: RawRow, examples: Sequence[Example]) -> None:
         found: dict[str, list[tuple[int | None, str]]] = {}

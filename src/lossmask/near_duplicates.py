@@ -46,25 +46,26 @@ def band_keys(texts: Sequence[str], width: int) -> Keys:
     return keys
 
 
-def shingles(text: str, width: int) -> frozenset[str]:
-    """Return all runs of ``width`` characters.
-
-    Example:
-        >>> sorted(shingles("abcab", 2))
-        ['ab', 'bc', 'ca']
-    """
-    return frozenset(text[at : at + width] for at in range(len(text) - width + 1))
+def shingles(text: str, width: int) -> npt.NDArray[np.uint64]:
+    """Return 64-bit hashes of all runs of ``width`` characters, ascending, each once."""
+    hashes = np.sort(_shingle_hashes(_codes(text), width))  # np.unique takes three times as long
+    is_new = np.ones(len(hashes), np.bool_)
+    is_new[1:] = hashes[1:] != hashes[:-1]
+    return hashes[is_new]
 
 
-def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+def jaccard(one: npt.NDArray[np.uint64], other: npt.NDArray[np.uint64]) -> float:
     """Return the share of shingles that two texts have in common.
 
     Example:
         >>> jaccard(shingles("abcd", 2), shingles("abce", 2))
         0.5
     """
-    common = len(one & other)
-    return common / max(len(one) + len(other) - common, 1)
+    if not len(one) or not len(other):
+        return 0.0
+    at = np.minimum(np.searchsorted(one, other), len(one) - 1)
+    common = int(np.count_nonzero(one[at] == other))
+    return common / (len(one) + len(other) - common)
 
 
 def earlier_alike(
@@ -118,8 +119,7 @@ def _groups(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _keys_of(joined: str, texts: Sequence[str], width: int) -> Keys:
-    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
-    hashes = _shingle_hashes(codes, width)
+    hashes = _shingle_hashes(_codes(joined), width)
     ends = np.cumsum([len(text) for text in texts])
     owner = np.repeat(np.arange(len(texts)), [len(text) for text in texts])[: len(hashes)]
     is_whole = np.arange(len(hashes)) + width <= ends[owner]
@@ -128,6 +128,10 @@ def _keys_of(joined: str, texts: Sequence[str], width: int) -> Keys:
     bins = hashes % np.uint64(_BINS)
     np.minimum.at(least, owner * _BINS + bins.astype(np.int64), hashes)
     return _banded(_densified(least.reshape(len(texts), _BINS)))
+
+
+def _codes(text: str) -> npt.NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
 def _shingle_hashes(codes: npt.NDArray[np.uint32], width: int) -> npt.NDArray[np.uint64]:
@@ -141,7 +145,7 @@ def _shingle_hashes(codes: npt.NDArray[np.uint32], width: int) -> npt.NDArray[np
 
 def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Return each number with its bits well mixed: the finalizer of SplitMix64."""
-    mixed = values + np.uint64(0x9E3779B97F4A7C15)
+    mixed: npt.NDArray[np.uint64] = values + np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(30)
     mixed *= np.uint64(0xBF58476D1CE4E5B9)
     mixed ^= mixed >> np.uint64(27)
@@ -167,9 +171,9 @@ def _densified(signature: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 def _banded(signature: npt.NDArray[np.uint64]) -> Keys:
     bands = signature.reshape(len(signature), BANDS, _ROWS)
-    keys = np.zeros(bands.shape[:2], np.uint64)
+    keys: Keys = np.zeros(bands.shape[:2], np.uint64)
     for row in range(_ROWS):
-        keys = _mixed(keys ^ bands[:, :, row])
+        keys = _mixed(np.bitwise_xor(keys, bands[:, :, row]))
     return keys
 
 
@@ -209,15 +213,27 @@ def _verified(
     other_of: Callable[[int], str],
     width: int,
 ) -> Iterator[tuple[int, int, float]]:
-    """Yield, for each first of the pairs, the pair that is most alike, if it is alike enough."""
+    """Yield, for each first of the pairs, the first of its pairs that is alike enough.
+
+    They are compared in rounds, in each of which pairs with the same text follow each other.
+    """
     unique, bands = np.unique(pairs, axis=0, return_counts=True)
-    order = np.lexsort((unique[:, 1], -bands, unique[:, 0]))
-    numbers, starts = np.unique(unique[order, 0], return_index=True)
-    others = np.split(unique[order, 1], starts[1:])
-    for number, candidates in zip(numbers.tolist(), others, strict=False):
-        own = shingles(text_of(number), width)
-        for other in candidates[:CANDIDATES].tolist():
-            similarity = jaccard(own, shingles(other_of(other), width))
+    ordered = unique[np.lexsort((unique[:, 1], -bands, unique[:, 0]))]
+    numbers, starts = np.unique(ordered[:, 0], return_index=True)
+    ends = np.append(starts[1:], len(ordered)).astype(np.int64)
+    is_open = np.ones(len(numbers), np.bool_)
+    found: dict[int, tuple[int, float]] = {}
+    for turn in range(CANDIDATES):
+        left = np.flatnonzero(is_open & (starts + turn < ends))
+        at = starts[left] + turn
+        last = -1
+        for k in np.argsort(ordered[at, 1], kind="stable").tolist():
+            number, other = ordered[at[k]].tolist()
+            if other != last:
+                theirs, last = shingles(other_of(other), width), other
+            similarity = jaccard(shingles(text_of(number), width), theirs)
             if similarity >= SIMILAR:
-                yield number, other, similarity
-                break
+                found[number] = other, similarity
+                is_open[left[k]] = False
+    for number in sorted(found):
+        yield number, *found[number]

@@ -67,11 +67,12 @@ def identity_of(row: Mapping[str, Any]) -> Identity:
 def _of_messages(messages: Sequence[Mapping[str, Any]], tools: object) -> Identity:
     answers = [k for k, message in enumerate(messages) if message.get("role") == "assistant"]
     last = answers[-1] if answers else len(messages) - 1
-    before = [each for each in messages[: max(last, 0)] if each.get("role") not in _SYSTEM]
-    whole = "".join(map(_written, messages))
+    written = [_written(message) for message in messages]
+    chosen = [k for k in range(max(last, 0)) if messages[k].get("role") not in _SYSTEM]
+    before = [messages[k] for k in chosen]
     return Identity(
-        _digest((_json(tools) if tools else "") + whole),
-        _digest("".join(map(_written, before))) if before else _NO_DIGEST,
+        _digest((_json(tools) if tools else "") + "".join(written)),
+        _digest("".join(written[k] for k in chosen)),
         plain_text("\n".join(_text_of(message.get("content")) for message in before)),
     )
 
@@ -313,7 +314,7 @@ class RowTable:
 
     @property
     def _has_prompt(self) -> npt.NDArray[np.bool_]:
-        has_one: npt.NDArray[np.bool_] = self.prompts.any(axis=1)
+        has_one: npt.NDArray[np.bool_] = (self.prompts[:, 0] != 0) | (self.prompts[:, 1] != 0)
         return has_one
 
     @property
