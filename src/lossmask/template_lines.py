@@ -21,13 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
+import jinja2
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Template, nodes
+from jinja2 import nodes
 from jinja2.compiler import Frame
+from transformers import PreTrainedTokenizerBase
 
 from lossmask.rendering import ChatTemplate, Message, Rendering
 from lossmask.template_environment import (
@@ -82,6 +83,16 @@ def lines_of(origins: Origins) -> Lines:
 class LinedTemplate(ChatTemplate):
     """A chat template whose renderings know the template line behind each character."""
 
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template: str | None = None,
+        *,
+        trace_tools: bool = False,
+    ) -> None:
+        super().__init__(tokenizer, chat_template, trace_tools=trace_tools)
+        self._line_templates: dict[str, jinja2.Template] = {}
+
     def render(
         self,
         messages: Sequence[Message],
@@ -118,7 +129,7 @@ class LinedTemplate(ChatTemplate):
         seen.setdefault("documents", None)
         seen["add_generation_prompt"] = add_generation_prompt
         try:
-            lined: str = _compiled(self.source(tools)).render(**seen)
+            lined: str = self._line_template(self.source(tools)).render(**seen)
         except MemoryError:
             raise
         except Exception:  # it did render a moment ago, and need not do so twice
@@ -129,6 +140,12 @@ class LinedTemplate(ChatTemplate):
         is_known = (origins >= 0) & (origins & COARSE != COARSE)
         lines: Lines = np.where(is_known, leaf_of(origins), 0).astype(np.int32)
         return lines
+
+    def _line_template(self, source: str) -> jinja2.Template:
+        compiled = self._line_templates.get(source)
+        if compiled is None:
+            compiled = self._line_templates[source] = LineEnvironment().from_string(source)
+        return compiled
 
 
 class _LineCodeGenerator(TracingCodeGenerator):
@@ -215,8 +232,3 @@ class LineEnvironment(TracingEnvironment):
         """Return what is written for a value, each character with its line."""
         written = str(self._finalize(value))
         return self.value_at(written, line)
-
-
-@lru_cache(maxsize=4)  # compiling takes ten times as long as rendering
-def _compiled(source: str) -> Template:
-    return LineEnvironment().from_string(source)
