@@ -169,16 +169,16 @@ def test_prepare_passes_template_variables_and_stops(lossmask: Command, tmp_path
     ]
     result = lossmask("show", data, *options, "--stop", "<|endoftext|>")
     assert result.code == 0
-    assert "calm user:Hi<|endoftext|>assistant:⟦Hello<|endoftext|>⟧" in result.out
+    assert "calm user:Hi<|endoftext|>assistant:⟦Hello<|endoftext|>■⟧" in result.out
 
 
 def test_show_draws_the_row_asked_for(lossmask: Command, tmp_path: Path) -> None:
     data = write(tmp_path / "a", GOOD, {"messages": [user("Q"), assistant("other")]})
     result = lossmask("show", data, "-t", TOKENIZER, "--row", "1")
     assert result.code == 0
-    assert " 1 assistant │ ⟦other<|im_end|>⟧⏎\n" in result.out
+    assert " 1 assistant │ ⟦other<|im_end|>■⟧⏎\n" in result.out
     assert "Hello" not in result.out
-    assert " 1 assistant │ ⟦Hello<|im_end|>⟧⏎\n" in lossmask("show", data, "-t", TOKENIZER).out
+    assert " 1 assistant │ ⟦Hello<|im_end|>■⟧⏎\n" in lossmask("show", data, "-t", TOKENIZER).out
 
 
 def test_show_draws_every_example_of_a_row(lossmask: Command, tmp_path: Path) -> None:
@@ -197,12 +197,12 @@ def test_show_draws_every_example_of_a_row(lossmask: Command, tmp_path: Path) ->
     data = write(tmp_path / "a", {"messages": turns})
     result = lossmask("show", data, "-t", TOKENIZER, "--chat-template", template)
     assert result.code == 0
-    assert re.findall(r"^example \d of \d", result.out, re.M) == [
+    assert re.findall(r"example \d of \d", result.out, re.M) == [
         "example 1 of 2",
         "example 2 of 2",
     ]
-    assert "⟦sd<|im_end|>⟧" in result.out
-    assert "⟦rb<|im_end|>⟧" in result.out
+    assert "⟦sd<|im_end|>■⟧" in result.out
+    assert "⟦rb<|im_end|>■⟧" in result.out
 
 
 def test_show_names_the_reason_of_a_row_that_cannot_be_encoded(
@@ -424,7 +424,7 @@ def test_show_draws_what_is_left_under_the_numbers_of_the_row(
     data = write(tmp_path / "a", {"messages": [*GOOD["messages"], user("More"), assistant("Yes")]})
     options = ("--max-length", "20", "--truncation", "drop_turns")
     out = lossmask("show", data, "-t", TOKENIZER, *options).out
-    assert " 3 assistant │ ⟦Yes<|im_end|>⟧⏎" in out
+    assert " 3 assistant │ ⟦Yes<|im_end|>■⟧⏎" in out
     assert "Hello" not in out
     assert "turns_dropped: the oldest exchanges are dropped, 1 of 2 (messages 0 to 1, " in out
 
@@ -567,7 +567,7 @@ def test_overwriting_spares_files_that_lossmask_did_not_write(
     ("command", "example"),
     [
         ("prepare", "lossmask prepare chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o prepared"),
-        ("show", "lossmask show chats.jsonl --tokenizer Qwen/Qwen3-0.6B --row 3"),
+        ("show", "lossmask show chats.jsonl --tokenizer Qwen/Qwen3-0.6B --rows 3,7-9"),
         ("train", "lossmask train prepared --model Qwen/Qwen3-0.6B -o tuned --lora"),
     ],
 )
@@ -589,7 +589,7 @@ def test_help_lists_the_commands(lossmask: Command) -> None:
     [
         (["prepare"], "Missing argument"),
         (["prepare", "x", "-o", "y"], "Missing option '--tokenizer'"),
-        (["show", "x"], "Missing option '--tokenizer'"),
+        (["show", "x"], "Invalid value for --tokenizer: is missing: a folder or hub id"),
         (["show", "x", "-t", "y", "--row", "-1"], "Invalid value for '--row'"),
         (["prepare", "--no-such-option"], "No such option"),
         (["prepar"], "No such command 'prepar'"),

@@ -49,6 +49,7 @@ def test_the_commands_run_on_the_embedded_model(
     assert [shlex.split(command)[1] for command in commands] == [
         "show",
         "audit",
+        "report",
         "prepare",
         "train",
     ]

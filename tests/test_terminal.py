@@ -64,15 +64,12 @@ def test_an_example_is_drawn_line_by_line(encoder: Encoder) -> None:
         "             │ <|im_start|>user⏎",
         "      1 user │ Hi<|im_end|>⏎",
         "             │ <|im_start|>assistant⏎",
-        " 2 assistant │ ⟦Hello<|im_end|>⟧⏎",
+        " 2 assistant │ ⟦Hello<|im_end|>■⟧⏎",
         "",
-        "┏━━━━━━━━━━━┳━━━━━━━━━━━━━┳━━━━━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━━━━━┓",
-        "┃ message   ┃ role        ┃ trained tokens   ┃ stop token   ┃ supervised text  ┃",
-        "┡━━━━━━━━━━━╇━━━━━━━━━━━━━╇━━━━━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━━━━━┩",
-        "│ 0         │ system      │ -                │              │                  │",
-        "│ 1         │ user        │ -                │              │                  │",
-        f"│ 2         │ assistant   │ {count}                │ <|im_end|>   │ Hello<|im_end|>  │",
-        "└───────────┴─────────────┴──────────────────┴──────────────┴──────────────────┘",
+        "message  role       tokens  trained  stop        trained text",
+        "      0  system          7        -",
+        "      1  user            2        -",
+        "      2  assistant       1        2  <|im_end|>  Hello",
         "",
     ]
 
@@ -86,14 +83,14 @@ def test_the_title_counts_the_examples_of_the_row(encoder: Encoder) -> None:
 
 def test_a_supervised_run_over_two_lines_is_bracketed_on_each(encoder: Encoder) -> None:
     lines = body(shown(encoder, [user("Q"), assistant("one\ntwo")]))
-    assert lines[-2:] == [" 1 assistant │ ⟦one⏎⟧", " 1 assistant │ ⟦two<|im_end|>⟧⏎"]
+    assert lines[-2:] == [" 1 assistant │ ⟦one⏎⟧", "             │ ⟦two<|im_end|>■⟧⏎"]
 
 
 def test_a_turn_out_of_the_loss_has_no_brackets(encoder: Encoder) -> None:
     messages = [user("Q"), assistant("no", train=False), user("Q"), assistant("yes")]
     lines = body(shown(encoder, messages))
     assert " 1 assistant │ no<|im_end|>⏎" in lines
-    assert " 3 assistant │ ⟦yes<|im_end|>⟧⏎" in lines
+    assert " 3 assistant │ ⟦yes<|im_end|>■⟧⏎" in lines
 
 
 @pytest.mark.parametrize("character", ["👍🏽", "👨‍👩‍👧", "𒀀", "龘", "🏴󠁧󠁢󠁥󠁮󠁧󠁿"])
@@ -102,7 +99,7 @@ def test_a_character_of_several_tokens_is_drawn_once(encoder: Encoder, character
     assert len(tokens) > len(character)
     lines = body(shown(encoder, [user(f"a{character}b"), assistant(f"c{character}d")]))
     assert lines[1] == f"      0 user │ a{visible(character)}b<|im_end|>⏎"
-    assert lines[3] == f" 1 assistant │ ⟦c{visible(character)}d<|im_end|>⟧⏎"
+    assert lines[3] == f" 1 assistant │ ⟦c{visible(character)}d<|im_end|>■⟧⏎"
 
 
 def test_escape_sequences_in_content_are_made_visible(encoder: Encoder) -> None:
@@ -114,29 +111,14 @@ def test_escape_sequences_in_content_are_made_visible(encoder: Encoder) -> None:
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", own)
         assert "\x1b[31mred" not in joined
     assert body(shown(encoder, [user("q"), assistant(text)]))[-1] == (
-        " 1 assistant │ ⟦␛[31mred␛[0m ␇␈\\u009b1m␍\\u202egnol\\u202c␡<|im_end|>⟧⏎"
+        " 1 assistant │ ⟦␛[31mred␛[0m ␇␈\\u009b1m␍\\u202egnol\\u202c␡<|im_end|>■⟧⏎"
     )
 
 
 def test_markup_in_content_is_drawn_as_it_is(encoder: Encoder) -> None:
     lines = body(shown(encoder, [user("[bold]a[/bold]"), assistant("[/x] :smile: [red]")]))
     assert lines[1] == "      0 user │ [bold]a[/bold]<|im_end|>⏎"
-    assert lines[3] == " 1 assistant │ ⟦[/x] :smile: [red]<|im_end|>⟧⏎"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("a b", "a b"),
-        ("\n\t\r\x00\x7f", "⏎⇥␍␀␡"),
-        ("\u00a0\u200b\u2028\ufeff", "\\u00a0\\u200b\\u2028\\ufeff"),
-        ("é e\u0301 שלום 👨‍👩‍👧", "é e\u0301 שלום 👨‍👩‍👧"),
-        ("\U000e0067\ud83d", "\\ue0067\\ud83d"),
-        ("[red]", "[red]"),
-    ],
-)
-def test_white_space_and_control_characters_are_made_visible(text: str, expected: str) -> None:
-    assert visible(text) == expected
+    assert lines[3] == " 1 assistant │ ⟦[/x] :smile: [red]<|im_end|>■⟧⏎"
 
 
 def styles(line: str) -> dict[str, str]:
@@ -161,10 +143,10 @@ def test_long_supervised_text_is_shortened_in_the_middle(encoder: Encoder) -> No
     [example] = encoder.encode(messages)
     table = "\n".join(
         drawn(show_example(example, messages, number=1, total=1, colour=False), width=200)
-    ).split("┏")[1]
+    ).split("trained text")[1]
     assert "start xxx" in table
     assert "xxx … xxx" in table
-    assert "xx end<|im_end|>" in table
+    assert "xx end" in table
     assert "x" * 40 not in table
 
 
@@ -260,7 +242,11 @@ def test_an_example_that_trains_prompts_alone_is_drawn_without_spans(encoder: En
     [example] = encoder.encode(messages)
     bare = replace(example, spans=())
     lines = drawn(show_example(bare, messages, number=1, total=1, colour=False))
-    assert sum(line.startswith("│ 1         │ assistant") for line in lines) == 1
+    assert lines[-3:] == [
+        "      0  user            1        -",
+        "      1  assistant       1        -",
+        "",
+    ]
 
 
 def test_the_summary_says_why_there_are_more_examples_than_rows() -> None:
@@ -301,4 +287,4 @@ def test_a_stop_token_inside_a_shared_character_is_drawn_with_it() -> None:
         spans=(Span(0, 0, 2, 0, 3, "😀"),),
     )
     lines = drawn(show_example(example, [assistant("a")], number=1, total=1, colour=False))
-    assert lines[1] == " 0 assistant │ ⟦a😀⟧"
+    assert lines[1] == " 0 assistant │ ⟦a😀■⟧"

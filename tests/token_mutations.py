@@ -267,7 +267,7 @@ WEIGHT_MUTANTS = [  # parity does not see them: ``test_weighting_cases`` does
     ),
     Mutant(
         "weights: a range is one character late",
-        returns(Weigher, "_inside", lambda inside, *_: np.roll(inside, 1)),
+        returns(Weigher, "inside", lambda inside, *_: np.roll(inside, 1)),
         "wrong",
     ),
     Mutant(
@@ -287,12 +287,12 @@ WEIGHT_MUTANTS = [  # parity does not see them: ``test_weighting_cases`` does
     ),
     Mutant(
         "weights: the loss scale is ignored",
-        returns(Weigher, "_loss_scale", lambda scale, *_: np.ones_like(scale)),
+        returns(Weigher, "loss_scale", lambda scale, *_: np.ones_like(scale)),
         "wrong",
     ),
     Mutant(
         "weights: a think tag of another message opens a block",
-        becomes(weighting, "_own_beginning", lambda turn: turn.text[: turn.prompt_end]),
+        becomes(weighting, "own_beginning", lambda turn: turn.text[: turn.prompt_end]),
         "wrong",
     ),
 ]

@@ -54,16 +54,30 @@ COMMANDS = (
     ),
     Command(
         "show",
-        "data_commands:show_command",
+        "show_command:show_command",
         "Show the tokens of one row: trained (green), stop token (red), not trained (dim).",
         "show chats.jsonl --tokenizer Qwen/Qwen3-0.6B --row 3",
         needs_torch=False,
     ),
     Command(
         "audit",
-        "data_commands:audit_command",
+        "audit_command:audit_command",
         "Look at every row without writing anything: what is kept, lost, altered, repeated.",
         "audit chats.jsonl --tokenizer Qwen/Qwen3-0.6B --prove",
+        needs_torch=False,
+    ),
+    Command(
+        "explain",
+        "explain_command:explain_command",
+        "?",
+        "explain chats.jsonl -t Qwen/Qwen3-0.6B --text '<|im_end|>'",
+        needs_torch=False,
+    ),
+    Command(
+        "report",
+        "report_command:report_command",
+        "?",
+        "report chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o report.html",
         needs_torch=False,
     ),
     Command(

@@ -260,8 +260,13 @@ def name_and_value(text: str) -> tuple[str, Any]:
         ) from error
 
 
-def process_count(asked: int, size: int | None) -> int:
-    """Return how many processes to use: one is enough for what takes seconds."""
+def worker_count(asked: int, size: int | None) -> int:
+    """Return how many processes to use: one is enough for what takes seconds.
+
+    Args:
+        asked: By the user; 0 = as many as are useful.
+        size: Bytes of the data, None if unknown.
+    """
     if asked:
         return asked
     return 1 if size is not None and size < 2_000_000 else os.cpu_count() or 1

@@ -16,7 +16,7 @@ A conversation for which any of this does not hold is left to the whole way.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from lossmask.control_tokens import control_tokens_of
 from lossmask.example import IGNORE_INDEX
+from lossmask.parts import Parts, might_think, parts_of_answers, think_blocks
 from lossmask.setting import Setting
 from lossmask.skeletons import PlainLayout
 from lossmask.tokenizing import TextTokenizer
@@ -50,6 +51,8 @@ class FlatTokens:
         in_loss: Of each example, how many of its tokens are.
         bounds: int64 (tokens + 1,), byte at which each token begins in the texts end to end.
         is_exact: bool (examples,); an example that is not has to go the whole way.
+        is_stop: bool (vocabulary,): at which tokens inference ends a turn.
+        is_thought: bool (tokens,): in a think block of a completion, or None if there is none.
     """
 
     starts: Positions
@@ -60,6 +63,14 @@ class FlatTokens:
     in_loss: list[int]
     bounds: Positions
     is_exact: npt.NDArray[np.bool_]
+    is_stop: npt.NDArray[np.bool_]
+    is_thought: npt.NDArray[np.bool_] | None = None
+
+    def parts(self) -> Parts:
+        """Return int8 (tokens,): what each token is part of, an index into ``policy.PARTS``."""
+        stops = self.is_stop[self.input_ids]
+        in_loss = self.labels != IGNORE_INDEX
+        return parts_of_answers(in_loss, stops, self.message_index, self.is_thought)
 
     def are_exact(self, numbers: range) -> bool:
         """Return whether some examples all are."""
@@ -117,11 +128,22 @@ class PlainTokens:
         weights = in_loss.astype(np.float32)
         count = np.append(0, np.cumsum(in_loss))[starts]
         each = np.diff(count).tolist()
-        return FlatTokens(starts, ids, labels, weights, message_index, each, bounds, is_exact)
+        return FlatTokens(
+            starts,
+            ids,
+            labels,
+            weights,
+            message_index,
+            each,
+            bounds,
+            is_exact,
+            self._is_stop,
+            _thoughts(bounds, to_bytes, layouts),
+        )
 
     def _messages(self, bounds: Positions, to_bytes: _CharacterBytes) -> npt.NDArray[np.int32]:
         """Return the message behind each token; the first one has a token that two share."""
-        message, first, last, _ = to_bytes.places("written")
+        message, first, last, _ = to_bytes.places(lambda layout: layout.written)
         from_token = np.searchsorted(bounds[1:], first, side="right")
         to_token = np.searchsorted(bounds[:-1], last, side="left")
         from_token[1:] = np.maximum(from_token[1:], to_token[:-1])
@@ -135,7 +157,7 @@ class PlainTokens:
         """Return which tokens are in the loss, and texts with a completion not at parity."""
         assert self._prompt_end is not None
         ends_with, length = self._prompt_end
-        _, first, last, owner = to_bytes.places("completions")
+        _, first, last, owner = to_bytes.places(lambda layout: layout.completions)
         begin = np.searchsorted(bounds[:-1], first, side="left")
         end = np.searchsorted(bounds, last, side="left")
         n = len(ends_with)
@@ -182,9 +204,11 @@ class _CharacterBytes:
                 is_lead = (np.frombuffer(own, np.uint8) & 0xC0) != 0x80
                 self._leads[k] = np.append(np.flatnonzero(is_lead), len(own))
 
-    def places(self, name: str) -> tuple[Positions, Positions, Positions, Positions]:
-        """Return message, first byte, end and text of the places under a name, int64 each."""
-        each = [getattr(self._layouts[k], name) for k in self._chosen]
+    def places(
+        self, of: Callable[[PlainLayout], list[tuple[int, int, int]]]
+    ) -> tuple[Positions, Positions, Positions, Positions]:
+        """Return message, first byte, end and text of places of the layouts, int64 each."""
+        each = [of(self._layouts[k]) for k in self._chosen]
         numbers = chain.from_iterable(chain.from_iterable(each))
         flat = np.fromiter(numbers, np.int64).reshape(-1, 3)
         owner = np.repeat(np.array(self._chosen, np.int64), [len(places) for places in each])
@@ -194,6 +218,27 @@ class _CharacterBytes:
             borders[span] = leads[borders[span]]
         borders += self._begins[owner][:, None]
         return flat[:, 0], borders[:, 0], borders[:, 1], owner
+
+
+def _thoughts(
+    bounds: Positions, to_bytes: _CharacterBytes, layouts: Sequence[PlainLayout]
+) -> npt.NDArray[np.bool_] | None:
+    """Return which tokens begin in a think block of a completion, None if there is none."""
+    if not any(might_think(layout.text) for layout in layouts):
+        return None
+    _, first, last, _ = to_bytes.places(_think_blocks)
+    begin, end = (np.searchsorted(bounds[:-1], each, side="left") for each in (first, last))
+    return _painted(len(bounds) - 1, begin, end, np.ones(len(begin), np.int64)) > 0
+
+
+def _think_blocks(layout: PlainLayout) -> list[tuple[int, int, int]]:
+    if not might_think(layout.text):
+        return []
+    return [
+        (index, start + first, start + last)
+        for index, start, end in layout.completions
+        for first, last, _ in think_blocks(layout.text[start:end], "")
+    ]
 
 
 def cuts_at_added_tokens(tokenizer: Any) -> bool:

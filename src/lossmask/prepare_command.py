@@ -30,7 +30,7 @@ from lossmask.command_options import (
     TruncationOption,
     VariableOption,
     encoder_source,
-    process_count,
+    worker_count,
 )
 from lossmask.confinement import Limits
 from lossmask.data_files import check_files, total_bytes
@@ -144,7 +144,7 @@ def prepare_command(
             data,
             source,
             output,
-            workers=process_count(workers, total) if engine == "local" else workers,
+            workers=worker_count(workers, total) if engine == "local" else workers,
             limits=Limits(max_seconds, max_memory),
             engine=cast(Engine, engine),  # which refuses others
             ray_address=ray_address,

@@ -61,7 +61,7 @@ class EncoderSource:
     tokenizer: str
     policy: Policy = field(default_factory=Policy)
     chat_template: str | None = None
-    stop_tokens: tuple[str, ...] = ()
+    stop_tokens: tuple[str | int, ...] = ()
     template_variables: tuple[tuple[str, Any], ...] = ()
     layout: Layout = field(default_factory=Layout)
     special_tokens: bool = False
@@ -350,6 +350,7 @@ def _describe(encoder: Encoder) -> _Description:
         encoder.layout.to_mapping(),
         {
             "vocab_size": len(tokenizer),
+            "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
             "stop_ids": sorted(encoder.stop_ids),

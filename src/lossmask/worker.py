@@ -56,6 +56,20 @@ class FlatResults(Protocol):
         """Take the next row, which became some examples of a batch."""
 
 
+@runtime_checkable
+class PlainResults(Protocol):
+    """Results that look at rows besides, and at what is the same for a whole batch once."""
+
+    def add_plain(
+        self,
+        raw: RawRow,
+        row: Mapping[str, Any],
+        layouts: Sequence[PlainLayout],
+        batch: tuple[FlatTokens, range],
+    ) -> None:
+        """Take the next row, parsed and laid out: the examples of those numbers of a batch."""
+
+
 R = TypeVar("R", bound=Results)
 T = TypeVar("T")
 
@@ -238,7 +252,7 @@ def _next_given(pipe: Any) -> Chunk[Any] | Callable[[Encoder], object] | None:
 def _encode_chunk(chunk: Chunk[Any], pipe: Any, at: Any, encoder: Encoder, limits: Limits) -> None:
     """Encode what is left of a chunk, a batch of rows after the other."""
     snapshots = _Snapshots(pipe)
-    take_flat = chunk.results.add_flat if isinstance(chunk.results, FlatResults) else None
+    take = _taking_plain(chunk.results)
     end = chunk.done
     while end < len(chunk.rows):
         batch = range(end, min(end + BATCH_SIZE, len(chunk.rows)))
@@ -248,12 +262,7 @@ def _encode_chunk(chunk: Chunk[Any], pipe: Any, at: Any, encoder: Encoder, limit
             for index in batch:
                 raw = chunk.rows[index]
                 if index in plain:
-                    layouts, tokens, numbers = plain[index]
-                    if take_flat is not None:
-                        take_flat(raw, tokens, numbers)
-                    else:
-                        examples = plain_examples(layouts, tokens, numbers)
-                        chunk.results.add(raw, Outcome(examples))
+                    take(raw, *plain[index])
                 else:
                     at.value = index
                     outcome = _encode_alone(chunk, index, encoder, begin_row)
@@ -265,7 +274,20 @@ def _encode_chunk(chunk: Chunk[Any], pipe: Any, at: Any, encoder: Encoder, limit
     pipe.send(_Done(len(chunk.rows), chunk.results))
 
 
-_Plain = tuple[Sequence[PlainLayout], FlatTokens, range]
+_Plain = tuple[Mapping[str, Any], Sequence[PlainLayout], tuple[FlatTokens, range]]
+"""A row, the layouts of its examples, and the batch that holds them with their numbers there."""
+
+
+def _taking_plain(results: Results) -> Callable[..., None]:
+    """Return what takes a row and what is plain of it, as the results like it best."""
+    if isinstance(results, PlainResults):
+        return results.add_plain
+    if isinstance(results, FlatResults):
+        take_flat = results.add_flat
+        return lambda raw, row, layouts, batch: take_flat(raw, *batch)
+    return lambda raw, row, layouts, batch: results.add(
+        raw, Outcome(plain_examples(layouts, *batch))
+    )
 
 
 def _encode_plain(
@@ -277,6 +299,7 @@ def _encode_plain(
 ) -> dict[int, _Plain]:
     """Encode the plain conversations of a batch together; return the exact ones by row."""
     laid_out: dict[int, list[PlainLayout]] = {}
+    rows: dict[int, Mapping[str, Any]] = {}
     if chunk.one_by_one:
         return {}
     for index in batch:
@@ -291,7 +314,7 @@ def _encode_plain(
             begin_row(_count_of_messages(row))
             layouts = encoder.row_batches.lay_out(row)
         if layouts is not None:
-            laid_out[index] = layouts
+            laid_out[index], rows[index] = layouts, row
     if not laid_out:
         return {}
     at.value = IN_BATCH
@@ -300,7 +323,7 @@ def _encode_plain(
         tokens = encoder.row_batches.tokenize([*chain.from_iterable(laid_out.values())])
     at.value = BETWEEN_ROWS
     return {
-        index: (layouts, tokens, numbers)
+        index: (rows[index], layouts, (tokens, numbers))
         for (index, layouts), numbers in zip(
             laid_out.items(), consecutive(laid_out.values()), strict=True
         )
