@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -99,6 +100,24 @@ def show_command(
     chosen = chosen if chosen.ranges else ChosenRows(((0, 1),))
     console = Console()
     if is_prepared_folder(data):
+        _refuse_options(
+            {
+                "--chat-template": chat_template,
+                "--stop": stop,
+                "--template-var": template_var,
+                "--layout": layout,
+                "--policy": policy,
+                "--train-on": train_on,
+                "--history": history,
+                "--boundary": boundary,
+                "--control-tokens": control_tokens,
+                "--append-stop": append_stop,
+                "--fit": fit,
+                "--max-length": None if packed else max_length,
+                "--truncation": truncation,
+                "--cut-reply": cut_reply,
+            }
+        )
         drawing = PreparedDrawing(data, tokenizer, colour=has_colour(console), ids=ids)
         if packed and max_length is None:
             raise PolicyError("--packed needs --max-length: the tokens of a pack")
@@ -139,6 +158,16 @@ def show_command(
     check_files([data])
     if not _show_rows(console, data, chosen, source, Limits(max_seconds, max_memory), ids=ids):
         raise typer.Exit(1)
+
+
+def _refuse_options(given: Mapping[str, object]) -> None:
+    """Refuse options that a prepared folder would not obey."""
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        raise PolicyError(
+            f"{', '.join(names)}: a prepared folder is shown as it was prepared; show the data "
+            "that it was prepared from"
+        )
 
 
 def _show_rows(
