@@ -21,7 +21,8 @@ conversations; an empty one is as one would wish. A `!` means that the template 
 * **history**: what of an earlier turn is shown no more, or differently, once others follow.
 * **left out**: of a conversation. Names and ids of calls are not listed: most templates drop them.
 * **tools**: whether tools are shown, how a call is written, what becomes of two at once.
-* **system**: what becomes of a system prompt; `default`: the template writes one of its own.
+* **system**: what becomes of a system prompt; `default`: without one the template
+  writes text of its own, `default kept`: with one, too.
 * **prompt**: what is remarkable about the generation prompt.
 * **stop**: the token that ends an answer; `?`: a control token at which this tokenizer does not
   stop.

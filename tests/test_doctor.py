@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ from tests import corpus
 from tests.doctor_templates import SOUND, diagnosed
 from tests.fixture_templates import FIXTURE_TEMPLATES
 from tests.scenarios import WEATHER, Message, assistant, call, system, tool, user
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "doctor.md").read_text(encoding="utf-8")
 
 
 def test_nothing_is_wrong_with_a_sound_template() -> None:
@@ -79,6 +82,7 @@ def check_claims(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
     """
     found = diagnose(Encoder(tokenizer, chat_template=template))
     assert json.loads(json.dumps(found.to_mapping())) == found.to_mapping()
+    assert [fact.kind for fact in found.facts if f"`{fact.kind}`" not in PAGE] == []
     for rendered in _evidence(found):
         given = [dict(message) for message in rendered.messages]
         text = _render(tokenizer, template, given, rendered)
@@ -149,10 +153,10 @@ def _check_contents(found: Diagnosis, render: Any) -> None:
         how = "refused" if text is None else "shown" if word in text.casefold() else "dropped"
         assert found.find(f"{slug}_{how}") is not None, (slug, how, text)
     declared = render([system("Tapir."), question, assistant("Yak."), user("Ibex?")], tools)
-    if found.find("tools_shown") is not None:
-        assert "Look up the weather." in declared
-    if found.find("tools_dropped") is not None:
-        assert "weather" not in declared
+    if declared is not None:
+        assert found.find("tools_refused") is None
+        assert ("Look up the weather." in declared) == (found.find("tools_shown") is not None)
+        assert ("weather" in declared) == (found.find("tools_dropped") is None)
     with_system = render([system("Tapir."), question, assistant("Yak.")])
     assert (with_system is None) == (found.find("system_refused") is not None)
     if with_system is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lossmask import ParityError, doctor_history
 from lossmask.doctor_history import CONVERSATIONS
 from tests.doctor_templates import (
     HEADER,
@@ -116,4 +117,19 @@ def test_a_template_that_renders_nothing_tried_is_an_error() -> None:
 
 
 def test_a_text_that_changes_by_itself_is_an_error() -> None:
-    assert "derivations_disagree=error" in difference(SOUND + "{{ range(9) | random }}", "parity")
+    assert difference(SOUND + "{{ range(99999) | random }}", "parity") == {
+        "prompt_is_no_prefix=warning",
+        "nothing_proven=warning",
+        "refused=error",
+    }
+
+
+def test_derivations_that_disagree_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def disagree(*arguments: object) -> None:
+        raise ParityError("character 3 moved", reason="derivations_disagree")
+
+    monkeypatch.setattr(doctor_history, "prove_once", disagree)
+    found = diagnosed.__wrapped__(SOUND, "parity").find("derivations_disagree")
+    assert found is not None
+    assert found.verdict == "error"
+    assert found.sentence.endswith(": character 3 moved")

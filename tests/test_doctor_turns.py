@@ -33,7 +33,7 @@ def ended(by: str) -> str:
             {"ending_if_not_asked=note"},
         ),
         (
-            "{% if add_generation_prompt %}!{% endif %}" + SOUND,
+            "Hello. {% if add_generation_prompt %}!{% endif %}" + SOUND,
             {"generation_prompt_rewrites=warning", "generation_prompt_mismatch=warning"},
         ),
         (

@@ -25,6 +25,7 @@ from lossmask.trial_renderings import (
     SAID,
     SAID_AGAIN,
     THOUGHT,
+    THOUGHT_AGAIN,
     TOOLS,
     Trials,
     assistant,
@@ -41,12 +42,12 @@ from lossmask.trial_renderings import (
 CONVERSATIONS: dict[str, tuple[Message, ...]] = {
     "plain": (user(), assistant(), user(ASKED_AGAIN), assistant(SAID_AGAIN)),
     "with a system prompt": (system(), user(), assistant()),
-    "with reasoning": (user(), thinking(), user(ASKED_AGAIN), thinking(SAID_AGAIN)),
+    "with reasoning": (user(), thinking(), user(ASKED_AGAIN), thinking(SAID_AGAIN, THOUGHT_AGAIN)),
     "with reasoning inline": (
         user(),
         thinking_inline(),
         user(ASKED_AGAIN),
-        thinking_inline(SAID_AGAIN),
+        thinking_inline(SAID_AGAIN, THOUGHT_AGAIN),
     ),
     "with a tool call": (user(), calling(), result(), assistant()),
     "with reasoning before a tool call": (
@@ -261,15 +262,9 @@ def _rewritten(then: Rendered, later: Rendered) -> Iterator[_Rewriting]:
     was, became = then.text or "", later.text or ""
     if became.startswith(was):
         return
-    lost = False
-    # a star that a later message holds as well is looked for in what precedes that message
-    following = len(later.messages) - len(then.messages)
-    repeated = repr(later.messages[-following:])
-    for star, kind, what in _LOST:
-        times = was.count(star) - (became.count(star) - repeated.count(star))
-        if shows(was, star) and times > 0 and repeated.count(star) <= became.count(star):
-            lost = True
-            yield _Rewriting(kind, f"{what} is left out", then, later)
+    lost = [each for each in _LOST if shows(was, each[0]) and not shows(became, each[0])]
+    for _, kind, what in lost:
+        yield _Rewriting(kind, f"{what} is left out", then, later)
     if lost:
         return
     at = shared_length(was, became)

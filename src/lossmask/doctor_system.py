@@ -7,7 +7,6 @@ of a conversation without one, and not before the next question.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from lossmask.control_tokens import control_tokens_of
 from lossmask.diagnosis import Evidence, Fact, Rendered, Verdict
@@ -99,7 +98,8 @@ def _default(trials: Trials, given: Rendered, header: str, setting: Setting) -> 
         return
     preamble = text[:at].removesuffix(header)
     control = any_of(tuple(control_tokens_of(setting.tokenizer, setting.stops).texts.values()))
-    words = [word for word in control.sub(" ", preamble).split() if any(map(str.isalnum, word))]
+    plain = control.sub("\n", preamble)
+    words = [word for word in plain.split() if any(map(str.isalnum, word))]
     if len(words) < 2:  # one word is a header: <|im_start|>system
         yield Fact(
             "system",
@@ -109,7 +109,7 @@ def _default(trials: Trials, given: Rendered, header: str, setting: Setting) -> 
             evidence=(Evidence(rendered, 0, at),),
         )
         return
-    stays = max(preamble.splitlines(), key=len) in (given.text or "")
+    stays = max(plain.splitlines(), key=len) in (given.text or "")
     kept = "a system prompt comes besides" if stays else "a system prompt replaces it"
     yield Fact(
         "system",
@@ -188,7 +188,7 @@ def facts_of_roles(trials: Trials) -> Iterator[Fact]:
 
 
 def _unseen(messages: tuple[Message, ...], text: str) -> bool:
-    held: Any = repr(messages)
+    held = repr(messages)
     stars = (SYSTEM, _TOO, ASKED, SAID, ASKED_AGAIN, SAID_AGAIN, RESULT)
     return any(star in held and not shows(text, star) for star in stars)
 

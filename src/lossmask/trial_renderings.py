@@ -15,7 +15,8 @@ from lossmask.diagnosis import Rendered
 from lossmask.rendering import ChatTemplate, Message
 
 SYSTEM, ASKED, SAID, ASKED_AGAIN, SAID_AGAIN = "Sirius", "Vega", "Altair", "Rigel", "Deneb"
-THOUGHT, ARGUMENT, ARGUMENT_TOO, RESULT = "Mizar", "Polaris", "Spica", "Capella"
+THOUGHT, THOUGHT_AGAIN, RESULT = "Mizar", "Alkaid", "Capella"
+ARGUMENT, ARGUMENT_TOO = "Polaris", "Spica"
 TOOL, NAME = "look_up_star", "Procyon"
 
 LOOK_UP: dict[str, Any] = {
@@ -49,14 +50,14 @@ def assistant(star: str = SAID) -> Message:
     return {"role": "assistant", "content": f"Near {star}."}
 
 
-def thinking(star: str = SAID) -> Message:
+def thinking(star: str = SAID, thought: str = THOUGHT) -> Message:
     """Return an answer with reasoning in a field of its own."""
-    return {**assistant(star), "reasoning_content": f"Perhaps {THOUGHT}."}
+    return {**assistant(star), "reasoning_content": f"Perhaps {thought}."}
 
 
-def thinking_inline(star: str = SAID) -> Message:
+def thinking_inline(star: str = SAID, thought: str = THOUGHT) -> Message:
     """Return an answer with reasoning in its content."""
-    inline = f"<think>\nPerhaps {THOUGHT}.\n</think>\n\nNear {star}."
+    inline = f"<think>\nPerhaps {thought}.\n</think>\n\nNear {star}."
     return {"role": "assistant", "content": inline}
 
 
