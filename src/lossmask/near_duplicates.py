@@ -156,7 +156,7 @@ def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 def _densified(signature: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Fill bins that no shingle fell into from bins that the bin's own draws lead to."""
-    filled = signature.copy()
+    filled: npt.NDArray[np.uint64] = signature.copy()
     rows, bins = np.nonzero(signature == _EMPTY)
     for attempt in range(1, _LONGEST_SEARCH):
         if not len(rows):
