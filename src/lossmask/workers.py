@@ -17,7 +17,6 @@ from multiprocessing.connection import wait
 
 from lossmask.confinement import REASON, Limits, name_of_exit, ran_out_of_time, rejection_after
 from lossmask.data_files import RawRow
-from lossmask.encoder import Encoder
 from lossmask.errors import LossmaskError, TemplateError
 from lossmask.fork_server import start_fork_server, starting_method
 from lossmask.outcome import Outcome
@@ -28,6 +27,7 @@ from lossmask.worker import (
     Chunk,
     Progress,
     R,
+    RowEncoder,
     Worker,
 )
 
@@ -64,7 +64,7 @@ class Workers:
     """
 
     def __init__(
-        self, load: Callable[[], Encoder], limits: Limits, *, method: str | None = None
+        self, load: Callable[[], RowEncoder], limits: Limits, *, method: str | None = None
     ) -> None:
         self._load = load
         self._limits = limits
@@ -212,7 +212,7 @@ class Workers:
         return self._workers[-1]
 
 
-def encode_apart(raw: RawRow, load: Callable[[], Encoder], limits: Limits) -> Outcome:
+def encode_apart(raw: RawRow, load: Callable[[], RowEncoder], limits: Limits) -> Outcome:
     """Encode one row in a process of its own, which may be lost.
 
     Args:
