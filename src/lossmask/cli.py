@@ -1,4 +1,4 @@
-"""The command ``lossmask``: prepare, show, audit, convert, pack, train, demo.
+"""The command ``lossmask``: prepare, show, audit, diff, convert, pack, train, demo.
 
 Torch is imported by ``train`` and ``demo`` only, inside their functions.
 """
@@ -17,9 +17,10 @@ from rich.progress import MofNCompleteColumn, TextColumn
 from lossmask.command_options import name_and_value
 from lossmask.convert_command import convert_command
 from lossmask.data_commands import audit_command, prepare_command, show_command
+from lossmask.diff_command import diff_command
 from lossmask.errors import LossmaskError, PolicyError
 from lossmask.pack_command import pack_command
-from lossmask.terminal import progress_bar, visible
+from lossmask.terminal import progress_bar, show_error
 
 app = typer.Typer(
     name="lossmask",
@@ -35,6 +36,7 @@ for name, command, example in (
     ("prepare", prepare_command, "prepare chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o prepared"),
     ("show", show_command, "show chats.jsonl --tokenizer Qwen/Qwen3-0.6B --row 3"),
     ("audit", audit_command, "audit chats.jsonl --tokenizer Qwen/Qwen3-0.6B --prove"),
+    ("diff", diff_command, "diff chats.jsonl --tokenizer Qwen/Qwen3-0.6B --against trl"),
     ("convert", convert_command, "convert chats.json -o alpaca.jsonl --to alpaca"),
     ("pack", pack_command, "pack prepared --max-length 4096 --show 0"),
 ):
@@ -162,9 +164,7 @@ def main() -> None:
     try:
         app()
     except LossmaskError as error:
-        Console(stderr=True).print(
-            f"[bold red]error[/] ({error.reason}): {escape(visible(str(error)))}"
-        )
+        Console(stderr=True).print(show_error(error))
         sys.exit(1)
 
 

@@ -336,7 +336,11 @@ def _compare_pair(
     ):
         return ExamplePair(a, b, tuple(segments), ())
     ours = places_a(a, messages)
-    theirs = _told_by(a, ours, b, segments) if places_b is None else places_b(b, messages)
+    if places_b is None:
+        theirs, owners = _told_by(a, ours, b, segments)
+        b = replace(b, message_index=owners)
+    else:
+        theirs = places_b(b, messages)
     changes: list[Change] = []
     for segment in segments:
         if segment.kind == "same":
@@ -369,20 +373,25 @@ def _unpaired(
 
 def _told_by(
     a: Example, places: Sequence[str], b: Example, segments: Sequence[Segment]
-) -> list[str]:
-    """Name the tokens of B by those of A, where they are the same or begin in the same text."""
-    told = [UNKNOWN] * len(b)
+) -> tuple[list[str], npt.NDArray[np.int32]]:
+    """Say of each token of B what A says of the one with the same text, or where that begins.
+
+    Returns:
+        What they are, and the messages that wrote them, -1 where A does not have the text.
+    """
+    told, owners = [UNKNOWN] * len(b), np.full(len(b), -1, np.int32)
     for segment in segments:
-        if segment.kind == "same":
-            told[segment.b_start : segment.b_end] = places[segment.a_start : segment.a_end]
-        elif segment.kind == "tokens" and segment.a_start < segment.a_end:
-            start = int(a.offsets[segment.a_start, 0])
-            begins = a.offsets[segment.a_start : segment.a_end, 0] - start
-            base = int(b.offsets[segment.b_start, 0])
-            for token in range(segment.b_start, segment.b_end):
-                at = int(np.searchsorted(begins, int(b.offsets[token, 0]) - base, side="right"))
-                told[token] = places[segment.a_start + max(at - 1, 0)]
-    return told
+        if segment.kind == "text" or segment.a_start == segment.a_end:
+            continue
+        begins = a.offsets[segment.a_start : segment.a_end, 0] - a.offsets[segment.a_start, 0]
+        for token in range(segment.b_start, segment.b_end):
+            twin = token - segment.b_start
+            if segment.kind == "tokens":
+                at = int(b.offsets[token, 0] - b.offsets[segment.b_start, 0])
+                twin = int(np.searchsorted(begins, at, side="right")) - 1
+            told[token] = places[segment.a_start + twin]
+            owners[token] = a.message_index[segment.a_start + twin]
+    return told, owners
 
 
 def _changes_of_same(
@@ -471,10 +480,10 @@ def _any(of_characters: npt.NDArray[np.bool_], example: Example, token: int, fir
 
 
 def _drawn_like(example: Example, others: Sequence[Example]) -> Example:
-    """Return an example of ids with the text of another one that has the same."""
+    """Return an example of ids with all that another one of the same ids tells of them."""
     for other in others:
         if np.array_equal(example.input_ids, other.input_ids):
-            return replace(example, text=other.text, offsets=other.offsets)
+            return replace(other, loss_weights=example.loss_weights, findings=(), ignorable=None)
     return example
 
 
