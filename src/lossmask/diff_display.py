@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
@@ -35,15 +35,16 @@ __all__ = ["show_diff", "show_legend", "show_row"]
 _TRAINED = ("#06351a on #8fe3b0", "#06351a on #c3f4d6")
 _STOP = "bold #ffffff on #c2304a"
 _OUT = ("grey66", "grey50")
-_GAP = "╌"
+_GAP, _BORDER = "╌", "¦"
 _MARGIN = 14
 _NARROWEST = 20  # columns of text: below, lines are cut by the terminal rather than by us
 _LISTED = 8
+_NOT_SHOWN = "not shown (--row draws all of a row)"
 _MARKS = {"examples": "!", "text": "!", "ids": "≈", "only_a": "-", "only_b": "+", "weight": "~"}
 _MARK_STYLES = {"-": "bold red", "+": "bold green", "±": "bold yellow", "~": "bold yellow"}
 _LEGEND = (
     "- in the loss of A only  + of B only  ± of each some  ~ other weight\n"
-    "≈ the same text in other tokens  ! other text  ╌ nothing"
+    "≈ the same text in other tokens, ¦ where one begins  ! other text  ╌ nothing"
 )
 
 
@@ -128,9 +129,12 @@ def show_row(
             parts.append(Text(_title(number, len(found.pairs), pair), "cyan"))
         room = max(width - _MARGIN - 4, _NARROWEST)
         lines = list(_broken(_cells(pair), room, colour=colour))
-        parts += _drawn(lines, found.messages, colour, most_lines)
-        if pair.changes:
-            parts.append(_changes(pair))
+        if pair.a is None or pair.b is None:
+            parts += _drawn_alone(lines, found.messages, "B" if pair.a is None else "A", most_lines)
+        else:
+            parts += _drawn(lines, found.messages, most_lines)
+        if pair.segments and pair.changes:
+            parts.append(_changes(pair, width))
     return Group(*parts)
 
 
@@ -150,33 +154,75 @@ def _title(number: int, total: int, pair: ExamplePair) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
-    """Pieces that stand for each other; None where a side has none, with the mark below them."""
+    """Text of either side that stands in the same columns, and the mark below it.
+
+    Attributes:
+        a: The piece of A that it is of, None where A has nothing.
+        b: The same of B.
+        a_text: Its text, or a slice of it.
+        b_text: The same of B.
+        borders: Whether a token of A, of B begins here that is no token of the other side.
+    """
 
     a: Piece | None
     b: Piece | None
+    a_text: str
+    b_text: str
     mark: str
+    borders: tuple[bool, bool] = (False, False)
 
     @property
     def owner(self) -> int:
         return self.a.message_index if self.a else self.b.message_index if self.b else -1
 
+    @property
+    def ends_line(self) -> bool:
+        """Whether both sides, as far as they have something here, go on on the next line."""
+        texts = [text for text, piece in ((self.a_text, self.a), (self.b_text, self.b)) if piece]
+        return all("\n" in text for text in texts)
+
 
 def _cells(pair: ExamplePair) -> Iterator[_Cell]:
     ours, theirs = _by_token(pair.a), _by_token(pair.b)
     if not pair.segments:
-        for piece in ours:
-            yield _Cell(piece, None, "!")
-        for piece in theirs:
-            yield _Cell(None, piece, "!")
+        yield from (_Cell(piece, None, piece.text, "", " ") for piece in ours)
+        yield from (_Cell(None, piece, "", piece.text, " ") for piece in theirs)
         return
     marks = {token: _mark(change) for change in pair.changes for token in _tokens_of(change)}
     a_at = b_at = 0
     for segment in pair.segments:
         mine, a_at = _until(ours, a_at, segment.a_end)
         other, b_at = _until(theirs, b_at, segment.b_end)
+        texts = ["".join(piece.text for piece in pieces) for pieces in (mine, other)]
+        if segment.kind == "tokens" and texts[0] == texts[1] != "":
+            mark = marks.get(("a", segment.a_start), _MARKS["ids"])
+            yield from _sliced(mine, other, mark)
+            continue
         for a, b in zip_longest(mine, other):
-            key = ("a", a.token_start) if a else ("b", b.token_start if b else -1)
-            yield _Cell(a, b, marks.get(key, " "))
+            mark = _marked(marks, "a", a) or _marked(marks, "b", b) or " "
+            yield _Cell(a, b, a.text if a else "", b.text if b else "", mark)
+
+
+def _sliced(mine: Sequence[Piece], other: Sequence[Piece], mark: str) -> Iterator[_Cell]:
+    """Yield cells of the same text in other tokens, cut where either side has a border."""
+    ends = [[*accumulate(len(piece.text) for piece in pieces)] for pieces in (mine, other)]
+    i = j = at = 0
+    for end in sorted({*ends[0], *ends[1]}):
+        while ends[0][i] <= at:
+            i += 1
+        while ends[1][j] <= at:
+            j += 1
+        a, b = mine[i], other[j]
+        begins = at in ends[0], at in ends[1]
+        text = a.text[at - ends[0][i] + len(a.text) :][: end - at]
+        yield _Cell(a, b, text, text, mark, begins)
+        at = end
+
+
+def _marked(marks: Mapping[tuple[str, int], str], side: str, piece: Piece | None) -> str:
+    """Return the first mark of a piece's tokens."""
+    tokens = range(piece.token_start, piece.token_end) if piece else ()
+    return next((marks[side, token] for token in tokens if (side, token) in marks), "")
 
 
 def _by_token(example: Example | None) -> list[Piece]:
@@ -220,27 +266,37 @@ class _Line:
 def _broken(cells: Iterable[_Cell], room: int, *, colour: bool) -> Iterator[_Line]:
     """Yield lines that fit, broken behind line feeds; brackets close at their ends."""
     line, used, inside = _Line(Text(), Text(), Text()), 0, [False, False]
-    for number, cell in enumerate(cells):
-        shown = [visible(piece.text) if piece else "" for piece in (cell.a, cell.b)]
+    for cell in cells:
         wanted = [piece is not None and piece.is_trained for piece in (cell.a, cell.b)]
-        for first, second in zip_longest(*(_slices(text, room - 4) for text in shown)):
+        slices = (_slices(visible(text), room - 4) for text in (cell.a_text, cell.b_text))
+        for first, second in zip_longest(*slices):
             texts = first or "", second or ""
             width = max(map(cell_len, texts), default=0)
-            if used and used + width + 3 > room:
+            if used and used + width + 4 > room:
                 yield _closed(line, inside)
                 line, used, inside = _Line(Text(), Text(), Text()), 0, [False, False]
             if not colour:
-                used += _brackets(line, inside, wanted)
+                used += _borders(line, cell) + _brackets(line, inside, wanted)
             used += width
             line.owner = cell.owner if line.owner < 0 else line.owner
-            _append(line.a, texts[0], width, _style(cell, cell.a, number))
-            _append(line.b, texts[1], width, _style(cell, cell.b, number))
+            _append(line.a, texts[0], width, _style(cell, cell.a))
+            _append(line.b, texts[1], width, _style(cell, cell.b))
             line.marks.append(cell.mark * width, _MARK_STYLES.get(cell.mark, "bold cyan"))
-        if any(piece is not None and "\n" in piece.text for piece in (cell.a, cell.b)):
+        if cell.ends_line:
             yield _closed(line, inside)
             line, used, inside = _Line(Text(), Text(), Text()), 0, [False, False]
     if used:
         yield _closed(line, inside)
+
+
+def _borders(line: _Line, cell: _Cell) -> int:
+    """Draw where tokens begin that the other side does not have; return the columns taken."""
+    if cell.borders[0] == cell.borders[1]:
+        return 0
+    for text, begins in zip((line.a, line.b), cell.borders, strict=True):
+        text.append(_BORDER if begins else _GAP, "dim")
+    line.marks.append(" ")
+    return 1
 
 
 def _slices(text: str, size: int) -> list[str]:
@@ -272,18 +328,19 @@ def _append(line: Text, text: str, width: int, style: str) -> None:
     line.append(_GAP * (width - cell_len(text)), "dim")
 
 
-def _style(cell: _Cell, piece: Piece | None, number: int) -> str:
+def _style(cell: _Cell, piece: Piece | None) -> str:
     """Return how a piece is drawn; that it is a stop token may be known of the other side only."""
-    if piece is None or not piece.is_trained:
-        return _OUT[number % 2]
+    if piece is None:
+        return "dim"
+    if not piece.is_trained:
+        return _OUT[piece.token_start % 2]
     is_stop = any(each is not None and each.is_stop for each in (cell.a, cell.b))
-    return _STOP if is_stop else _TRAINED[number % 2]
+    return _STOP if is_stop else _TRAINED[piece.token_start % 2]
 
 
 def _drawn(
     lines: Sequence[_Line],
     messages: Sequence[Mapping[str, object]],
-    colour: bool,
     most: int | None,
 ) -> list[RenderableType]:
     """Return lines with their margins, those that differ and the ones beside them."""
@@ -298,7 +355,7 @@ def _drawn(
         drawn += _with_margin(lines[k], messages)
         last = k
     if left := len(wanted) - len(shown):
-        drawn.append(_left_out(left, "not shown (--row draws all of a row)"))
+        drawn.append(_left_out(left, _NOT_SHOWN))
     elif last + 1 < len(lines):
         drawn.append(_left_out(len(lines) - last - 1, "alike"))
     return drawn
@@ -308,11 +365,31 @@ def _left_out(count: int, why: str) -> Text:
     return Text(f"{'':>{_MARGIN}} ⋮ {counted(count, 'line')} {why}", "dim")
 
 
+def _drawn_alone(
+    lines: Sequence[_Line],
+    messages: Sequence[Mapping[str, object]],
+    side: str,
+    most: int | None,
+) -> list[RenderableType]:
+    """Return the lines of an example that only one side has."""
+    drawn: list[RenderableType] = [
+        _row_of(_role(line, messages), side, line.a if side == "A" else line.b)
+        for line in lines[:most]
+    ]
+    if most is not None and len(lines) > most:
+        drawn.append(_left_out(len(lines) - most, _NOT_SHOWN))
+    return drawn
+
+
+def _role(line: _Line, messages: Sequence[Mapping[str, object]]) -> str:
+    if line.owner < 0:
+        return ""
+    known = line.owner < len(messages)
+    return f"{line.owner} {messages[line.owner]['role'] if known else 'message'}"
+
+
 def _with_margin(line: _Line, messages: Sequence[Mapping[str, object]]) -> Iterator[Text]:
-    role = ""
-    if line.owner >= 0:
-        known = line.owner < len(messages)
-        role = f"{line.owner} {messages[line.owner]['role'] if known else 'message'}"
+    role = _role(line, messages)
     if not line.differs:
         yield _row_of(role, " ", line.a)
         return
@@ -329,21 +406,39 @@ def _row_of(role: str, side: str, text: Text) -> Text:
     return drawn
 
 
-def _changes(pair: ExamplePair) -> Table:
-    table = Table("A", "B", "", "what", "text", box=None, padding=(0, 1), header_style="dim")
-    table.columns[4].overflow = "fold"
-    for change in pair.changes[:_LISTED]:
-        table.add_row(
+def _changes(pair: ExamplePair, width: int) -> Table:
+    """Return a table of the changes; with weights, where there are others than 0 and 1."""
+    weights = [_weights(pair, change) for change in pair.changes]
+    plain = {"1", "0", "0 → 1", "1 → 0", ""}
+    columns = ["A", "B", "", "what", *(["weight"] if set(weights) - plain else []), "text"]
+    table = Table(*columns, box=None, padding=(0, 1), header_style="dim")
+    table.columns[-1].overflow = "fold"
+    for change, weight in zip(pair.changes[:_LISTED], weights, strict=False):
+        cells: list[str | Text] = [
             _range(change.a_start, change.a_end),
             _range(change.b_start, change.b_end),
             Text(_mark(change), _MARK_STYLES.get(_mark(change), "bold cyan")),
             Text(change.place),
-            Text(_texts(pair, change)),
-        )
+            *([weight] if "weight" in columns else []),
+            Text(_texts(pair, change, max(width // 2 - 4, 16))),
+        ]
+        table.add_row(*cells)
     if (more := len(pair.changes) - _LISTED) > 0:
         table.caption = f"and {counted(more, 'change')} more: --json FILE lists them all"
         table.caption_justify = "left"
     return table
+
+
+def _weights(pair: ExamplePair, change: Change) -> str:
+    """Say which weights tokens have in A and in B."""
+    told = []
+    for example, start, end in (
+        (pair.a, change.a_start, change.a_end),
+        (pair.b, change.b_start, change.b_end),
+    ):
+        found = [] if example is None else example.loss_weights[start:end].tolist()
+        told.append(", ".join(f"{weight:g}" for weight in dict.fromkeys(found)))
+    return told[0] if told[0] == told[1] else " → ".join(filter(None, told))
 
 
 def _range(start: int, end: int) -> str:
@@ -352,7 +447,7 @@ def _range(start: int, end: int) -> str:
     return f"{start}" if end == start + 1 else f"{start}-{end - 1}"
 
 
-def _texts(pair: ExamplePair, change: Change, most: int = 36) -> str:
+def _texts(pair: ExamplePair, change: Change, most: int) -> str:
     a = "" if pair.a is None else text_of(pair.a, change.a_start, change.a_end)
     b = "" if pair.b is None else text_of(pair.b, change.b_start, change.b_end)
     shown = [_shortened(visible(text), most) for text in (a, b)]

@@ -43,10 +43,10 @@ def sentences(diff: Diff, sides: Sides) -> list[str]:
 
     Example:
         >>> from collections import Counter
-        >>> found = Diff(rows=1, differing=1, tokens=(9, 9), supervised=(4, 3))
+        >>> found = Diff(rows=2, differing=1, same=1, tokens=(9, 9), supervised=(4, 3))
         >>> found.lost, found.lost_rows = Counter({"stop token": 1}), Counter({"stop token": 1})
-        >>> sentences(found, Sides("lossmask", "transformers", "", ""))
-        ['transformers does not train 1 stop token, in 1 row: nothing there teaches when to stop']
+        >>> sentences(found, Sides("lossmask", "TRL", "", ""))
+        ['TRL does not train 1 stop token, in 1 row: those turns do not teach when to stop']
     """
     return [
         *_of_rejected(diff, sides),
@@ -74,21 +74,19 @@ def _of_whole(diff: Diff, sides: Sides) -> Iterator[str]:
 
 def _of_tokens(diff: Diff, sides: Sides) -> Iterator[str]:
     for place, count in diff.added.most_common():
-        yield (
-            f"{sides.b} trains {_tokens(place, count)}, in {counted(diff.added_rows[place], 'row')}"
-        )
+        yield f"{sides.b} trains {_tokens(place, count)}{_in(diff.added_rows[place], diff)}"
     for place, count in diff.lost.most_common():
         says = f"{sides.b} does not train {_tokens(place, count)}"
-        why = ": nothing there teaches when to stop" if place == STOP else ""
-        yield f"{says}, in {counted(diff.lost_rows[place], 'row')}{why}"
+        why = ": those turns do not teach when to stop" if place == STOP else ""
+        yield f"{says}{_in(diff.lost_rows[place], diff)}{why}"
 
 
 def _of_texts(diff: Diff, sides: Sides) -> Iterator[str]:
     rows, tokens = diff.rows_by_kind, diff.tokens_by_kind
     if rows["weight"]:
         yield (
-            f"{counted(tokens['weight'], 'token')} in {counted(rows['weight'], 'row')} are in the "
-            "loss of both with different weights"
+            f"{counted(tokens['weight'], 'token')}{_in(rows['weight'], diff)}: in the loss of "
+            "both, with other weights"
         )
     if rows["text"]:
         yield f"the text differs in {_of(rows['text'], diff.rows)}"
@@ -96,9 +94,13 @@ def _of_texts(diff: Diff, sides: Sides) -> Iterator[str]:
         yield f"the same text is other tokens in {_of(rows['ids'], diff.rows)}"
     if rows["examples"]:
         yield (
-            f"{_of(rows['examples'], diff.rows)} become another number of examples in {sides.a} "
-            f"than in {sides.b}"
+            f"{sides.a} and {sides.b} make different numbers of examples of "
+            f"{_of(rows['examples'], diff.rows)}"
         )
+
+
+def _in(rows: int, diff: Diff) -> str:
+    return f", in {counted(rows, 'row')}" if diff.rows > 1 else ""
 
 
 def _tokens(place: str, count: int) -> str:
