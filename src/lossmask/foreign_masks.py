@@ -184,7 +184,8 @@ class ForeignEncoder:
     def _trainer(self, row: Mapping[str, Any]) -> Any:
         """Return a trainer for rows like this one: it decides by the columns of the first."""
         talks = _is_conversational(row)
-        key = talks, "prompt" in row and "completion" in row, "image" in row or "images" in row
+        columns = ("messages", "conversations", "prompt", "completion", "image", "images")
+        key = (talks, *(name in row for name in columns))
         if key not in self._trainers:
             options: dict[str, Any] = {}
             if self._tool == "trl":
@@ -240,6 +241,7 @@ class OneByOne:
 
 
 def _is_conversational(row: Mapping[str, Any]) -> bool:
+    """Return whether a row is what TRL calls conversational, before or after its conversion."""
     from trl.data_utils import is_conversational, is_conversational_from_value
 
     given = dict(row)
