@@ -77,7 +77,11 @@ def test_nothing_that_differs_is_exit_code_0(
 ) -> None:
     code, lines, _ = run(capsys, data, *TOKENIZER, "--against-policy", "stop=train")
     assert code == 0
-    assert [line.strip() for line in lines[-5:-2]] == ["2  rows", "2  the same on both sides", "0  differ"]
+    assert [line.strip() for line in lines[-5:-2]] == [
+        "2  rows",
+        "2  the same on both sides",
+        "0  differ",
+    ]
 
 
 def test_the_policy_of_b_is_that_of_a_with_what_is_named_changed(

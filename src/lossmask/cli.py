@@ -1,4 +1,4 @@
-"""The command ``lossmask``: prepare, show, audit, diff, convert, pack, train, demo.
+"""The command ``lossmask``: prepare, show, audit, report, diff, convert, pack, train, demo.
 
 Torch is imported by ``train`` and ``demo`` only, inside their functions.
 """
@@ -20,6 +20,7 @@ from lossmask.data_commands import audit_command, prepare_command, show_command
 from lossmask.diff_command import diff_command
 from lossmask.errors import LossmaskError, PolicyError
 from lossmask.pack_command import pack_command
+from lossmask.report_command import report_command
 from lossmask.terminal import progress_bar, show_error
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ for name, command, example in (
     ("show", show_command, "show chats.jsonl --tokenizer Qwen/Qwen3-0.6B --row 3"),
     ("audit", audit_command, "audit chats.jsonl --tokenizer Qwen/Qwen3-0.6B --prove"),
     ("diff", diff_command, "diff chats.jsonl --tokenizer Qwen/Qwen3-0.6B --against trl"),
+    ("report", report_command, "report chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o report.html"),
     ("convert", convert_command, "convert chats.json -o alpaca.jsonl --to alpaca"),
     ("pack", pack_command, "pack prepared --max-length 4096 --show 0"),
 ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -271,3 +272,15 @@ def name_and_value(text: str) -> tuple[str, Any]:
         raise PolicyError(
             f"--template-var {text!r}: the value is not JSON (put strings in quotes)"
         ) from error
+
+
+def worker_count(asked: int, size: int | None) -> int:
+    """Return how many processes to use: one is enough for what takes seconds.
+
+    Args:
+        asked: By the user; 0 = as many as are useful.
+        size: Bytes of the data, None if unknown.
+    """
+    if asked:
+        return asked
+    return 1 if size is not None and size < 2_000_000 else os.cpu_count() or 1
