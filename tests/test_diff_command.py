@@ -97,7 +97,7 @@ def test_the_policy_of_b_is_that_of_a_with_what_is_named_changed(
         *("--row", 0),
     )
     assert code == 1
-    assert [line.split() for line in lines if " ~ " in line][:1] == [
+    assert [line.split() for line in lines if "→" in line] == [
         ["11", "11", "~", "stop", "token", "1", "→", "3", "<|im_end|>"]
     ]
     assert not any("answer" in line for line in lines)  # its content weighs 2 on both sides
