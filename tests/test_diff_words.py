@@ -33,7 +33,7 @@ def test_sentences_say_who_trains_what_of_how_many_rows() -> None:
     diff.add_rejected("f:4", None, Rejection("trl_raises", "no", None))
     assert sentences(diff, SIDES) == [
         "TRL 1.16 rejects 1 of 4 rows (trl_raises)",
-        "TRL 1.16 trains 2 tokens that inference supplies: text of the template, such as headers, "
+        "TRL 1.16 trains 2 tokens that no model generates: text of the template, such as headers, "
         "in 2 rows",
         "TRL 1.16 trains 1 token of user messages, in 1 row",
         "TRL 1.16 does not train 2 stop tokens, in 2 rows: those turns do not teach when to stop",
@@ -56,6 +56,18 @@ def test_text_weights_tokens_and_numbers_of_examples_are_told() -> None:
         "the text differs in all 2 rows",
         "the same text is other tokens in 1 of 2 rows",
         "lossmask and TRL 1.16 make different numbers of examples of 1 of 2 rows",
+    ]
+
+
+def test_tokens_that_only_one_side_has_are_not_told_as_left_out_of_the_loss() -> None:
+    found = Diff(rows=1, differing=1, tokens=(9, 9), supervised=(4, 4))
+    found.lost = Counter({"further example": 5, "stop token of other text": 1})
+    found.added = Counter({"answer of other text": 3, "other text": 2})
+    assert sentences(found, SIDES) == [
+        "TRL 1.16 trains 3 tokens of answers, in text that lossmask does not have",
+        "TRL 1.16 trains 2 tokens of text that the other side does not have",
+        "lossmask trains 5 tokens in further examples, which TRL 1.16 does not make",
+        "lossmask trains 1 stop token, in text that TRL 1.16 does not have",
     ]
 
 

@@ -54,7 +54,11 @@ def test_other_text_loses_and_gains_its_own_labels() -> None:
     other = turn((2, 3), "U|Hi|A|No|E|N")
     assert changes(turn(), other) == [
         Change(2, 3, 2, 3, ("only_b",), "template", {}, {"template": 1}),
-        Change(3, 4, 3, 4, ("text", "only_a", "only_b"), "answer", {"answer": 1}, {"answer": 1}),
+        Change(
+            *(3, 4, 3, 4, ("text", "only_a", "only_b"), "answer"),
+            {"answer of other text": 1},
+            {"answer of other text": 1},
+        ),
         Change(4, 5, 4, 5, ("only_a",), "stop token", {"stop token": 1}, {}),
     ]
 
@@ -93,10 +97,10 @@ def test_an_example_that_only_one_side_has_is_a_change_as_a_whole() -> None:
     assert found.kinds == ("examples", "only_a")
     assert found.pairs[1].b is None
     assert found.pairs[1].changes == (
-        Change(0, 6, 0, 0, ("examples", "only_a"), "template", {"answer": 1}, {}),
+        Change(0, 6, 0, 0, ("examples", "only_a"), "template", {"further example": 1}, {}),
     )
     other = compared([turn()], [turn(), turn((3,), "U|Ha|A|Yo|E|N")], places_b=None)
-    assert dict(other.pairs[1].changes[0].added) == {"other text": 1}
+    assert dict(other.pairs[1].changes[0].added) == {"further example": 1}
 
 
 def raw(number: int) -> RawRow:

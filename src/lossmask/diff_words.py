@@ -8,17 +8,26 @@ from typing import Any
 
 from lossmask.diffing import KINDS, Change, Diff, ExamplePair, RowDiff
 from lossmask.token_alignment import text_of
-from lossmask.token_places import ANSWER, ANSWER_TEMPLATE, STOP, TEMPLATE, UNKNOWN
+from lossmask.token_places import (
+    ANSWER,
+    ANSWER_TEMPLATE,
+    ELSEWHERE,
+    FURTHER,
+    STOP,
+    TEMPLATE,
+    UNKNOWN,
+)
 
 __all__ = ["Sides", "counted", "diff_mapping", "sentences"]
 
 _TOKENS = {
-    TEMPLATE: "{count} that inference supplies: text of the template, such as headers",
+    TEMPLATE: "{count} that no model generates: text of the template, such as headers",
     ANSWER: "{count} of answers",
     ANSWER_TEMPLATE: "{count} that the template writes inside of answers",
     "assistant message": "{count} of assistant messages outside of completions",
     UNKNOWN: "{count} of text that the other side does not have",
 }
+_WHY = ": those turns do not teach when to stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +82,22 @@ def _of_whole(diff: Diff, sides: Sides) -> Iterator[str]:
 
 
 def _of_tokens(diff: Diff, sides: Sides) -> Iterator[str]:
-    for place, count in diff.added.most_common():
-        yield f"{sides.b} trains {_tokens(place, count)}{_in(diff.added_rows[place], diff)}"
-    for place, count in diff.lost.most_common():
-        says = f"{sides.b} does not train {_tokens(place, count)}"
-        why = ": those turns do not teach when to stop" if place == STOP else ""
-        yield f"{says}{_in(diff.lost_rows[place], diff)}{why}"
+    for counts, rows, mine, other in (
+        (diff.added, diff.added_rows, sides.b, sides.a),
+        (diff.lost, diff.lost_rows, sides.a, sides.b),
+    ):
+        for place, count in counts.most_common():
+            told = _tokens(place.removesuffix(ELSEWHERE), count)
+            if place == FURTHER:
+                says = f"{mine} trains {told} in further examples, which {other} does not make"
+            elif place.endswith(ELSEWHERE):
+                says = f"{mine} trains {told}, in text that {other} does not have"
+            elif counts is diff.lost:
+                says = f"{other} does not train {told}"
+            else:
+                says = f"{mine} trains {told}"
+            misses_stops = counts is diff.lost and place == STOP
+            yield f"{says}{_in(rows[place], diff)}{_WHY if misses_stops else ''}"
 
 
 def _of_texts(diff: Diff, sides: Sides) -> Iterator[str]:
@@ -106,7 +125,7 @@ def _in(rows: int, diff: Diff) -> str:
 def _tokens(place: str, count: int) -> str:
     if place == STOP:
         return counted(count, STOP)
-    said = _TOKENS.get(place, f"{{count}} of {place}s")
+    said = "{count}" if place == FURTHER else _TOKENS.get(place, f"{{count}} of {place}s")
     return said.format(count=counted(count, "token"))
 
 

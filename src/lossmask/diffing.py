@@ -22,7 +22,7 @@ from lossmask.layout import Layout
 from lossmask.outcome import Outcome, Rejection
 from lossmask.raw_rows import RawRow
 from lossmask.token_alignment import Segment, align, pair_examples
-from lossmask.token_places import UNKNOWN, places_of
+from lossmask.token_places import ELSEWHERE, FURTHER, UNKNOWN, places_of
 
 __all__ = [
     "KINDS",
@@ -362,7 +362,7 @@ def _unpaired(
     assert only is not None
     places = places_a if a is not None else places_b
     names = [UNKNOWN] * len(only) if places is None else places(only, messages)
-    trained = Counter(names[token] for token in np.flatnonzero(only.loss_mask).tolist())
+    trained = Counter({FURTHER: only.supervised_count} if only.supervised_count else {})
     n = len(only)
     if a is not None:
         change = Change(0, n, 0, 0, ("examples", "only_a"), names[0], trained, {})
@@ -454,10 +454,15 @@ def _change_of_other(
         other.stop,
         tuple(kinds),
         place,
-        Counter(ours[token] for token in lost),
-        Counter(theirs[token] for token in added),
+        Counter(_of_segment(ours[token], segment) for token in lost),
+        Counter(_of_segment(theirs[token], segment) for token in added),
         reweighted,
     )
+
+
+def _of_segment(place: str, segment: Segment) -> str:
+    """Say of what a token is that it is in text that the other side does not have, if it is."""
+    return place if segment.kind != "text" or place == UNKNOWN else place + ELSEWHERE
 
 
 def _by_character(example: Example, tokens: range) -> npt.NDArray[np.float32]:

@@ -11,7 +11,16 @@ from typing import Any
 
 from lossmask.example import Example
 
-__all__ = ["ANSWER", "ANSWER_TEMPLATE", "STOP", "TEMPLATE", "UNKNOWN", "places_of"]
+__all__ = [
+    "ANSWER",
+    "ANSWER_TEMPLATE",
+    "ELSEWHERE",
+    "FURTHER",
+    "STOP",
+    "TEMPLATE",
+    "UNKNOWN",
+    "places_of",
+]
 
 STOP = "stop token"
 """The token at which inference ends a turn, at the end of a completion."""
@@ -20,9 +29,13 @@ ANSWER = "answer"
 ANSWER_TEMPLATE = "template in answer"
 """What the template wrote inside of a completion: the model has to generate it, too."""
 TEMPLATE = "template"
-"""What the template wrote outside of completions, such as headers: inference supplies it."""
+"""What the template wrote outside of completions, such as headers: nobody generates it."""
 UNKNOWN = "other text"
 """Text that is told by no conversation."""
+FURTHER = "further example"
+"""Any token of an example that the other side does not make."""
+ELSEWHERE = " of other text"
+"""Behind one of the others: in text that the other side does not have."""
 
 
 def places_of(example: Example, messages: Sequence[Mapping[str, Any]] | None) -> list[str]:
