@@ -40,6 +40,10 @@ def test_sentences_say_who_trains_what_of_how_many_rows() -> None:
     ]
 
 
+def test_stop_tokens_that_only_b_trains_are_nothing_to_warn_of() -> None:
+    assert sentences(diff_of(([3], [3, 4])), SIDES) == ["TRL 1.16 trains 1 stop token"]
+
+
 def test_a_side_that_trains_nothing_or_everything_is_told_first() -> None:
     nothing = sentences(diff_of(([3, 4], [])), SIDES)
     assert nothing[0] == "TRL 1.16 trains nothing: not one of 5 tokens is in its loss"

@@ -92,6 +92,14 @@ def test_what_another_tool_does_not_tell_is_told_by_a_where_the_text_is_the_same
     assert dict(split.changes[0].lost) == {"answer": 1}
 
 
+def test_a_token_of_b_is_what_the_token_of_a_is_that_its_text_begins_in() -> None:
+    known = made("ab|cd|e", owners=[0, 1, -1])
+    found = compared([known], [made("abc|d|e", [0, 1])], places_b=None).pairs[0]
+    assert found.b is not None
+    assert found.b.message_index.tolist() == [0, 1, -1]
+    assert dict(found.changes[0].added) == {"user message": 1, "assistant message": 1}
+
+
 def test_an_example_that_only_one_side_has_is_a_change_as_a_whole() -> None:
     found = compared([turn(), turn((3,), "U|Ha|A|Yo|E|N")], [turn()])
     assert found.kinds == ("examples", "only_a")

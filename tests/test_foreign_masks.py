@@ -71,8 +71,9 @@ def test_transformers_is_given_messages_of_any_layout_without_keys_for_training(
 
 def test_variables_of_the_template_reach_both() -> None:
     template = "{{ mood }}{% generation %}{{ messages[-1].content }}{% endgeneration %}"
-    for tool in ("transformers", "trl"):
-        found = encoder_of(tool, template, template_variables={"mood": "glad"})  # type: ignore[arg-type]
+    tools: tuple[Tool, ...] = ("transformers", "trl")
+    for tool in tools:
+        found = encoder_of(tool, template, template_variables={"mood": "glad"})
         assert trained(found.encode_row(ROW)) == ("gladYes", "Yes")
 
 
@@ -107,7 +108,11 @@ def test_trl_reads_rows_as_they_are_and_each_by_itself() -> None:
 
 
 def test_trl_makes_the_same_of_a_data_set_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [ROW, {"prompt": "Say: ", "completion": "yes"}, {"text": "Say"}]
+    rows: list[dict[str, Any]] = [
+        ROW,
+        {"prompt": "Say: ", "completion": "yes"},
+        {"text": "Say"},
+    ]
     found = [trained(encoder_of("trl", TAGS).encode_row(row)) for row in rows]
     disable_progress_bars()
     monkeypatch.setattr(foreign_masks, "_data_set", lambda row: Dataset.from_list([dict(row)]))

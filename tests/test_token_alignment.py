@@ -88,6 +88,11 @@ def test_of_more_examples_the_most_alike_are_paired() -> None:
     ]
 
 
+def test_examples_without_anything_in_common_are_not_paired() -> None:
+    found = pair_examples([made("p"), made("q")], [made("x")])
+    assert found == [(0, None), (1, None), (None, 0)]
+
+
 @given(
     st.lists(st.sampled_from(["a", "b", "ab", "ba", ""]), max_size=12),
     st.lists(st.sampled_from(["a", "b", "ab", "ba", ""]), max_size=12),

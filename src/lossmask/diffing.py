@@ -316,7 +316,6 @@ def compare_examples(
         mine, other = None if i is None else a[i], None if j is None else b[j]
         pairs.append(_compare_pair(mine, other, messages or None, places_a, places_b))
     found = {kind for pair in pairs for change in pair.changes for kind in change.kinds}
-    found |= {"examples"} if len(a) != len(b) else set()
     kinds = tuple(kind for kind in KINDS if kind in found)
     return RowDiff(row, place, tuple(messages), tuple(pairs), kinds)
 
