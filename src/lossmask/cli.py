@@ -81,6 +81,12 @@ COMMANDS = (
         needs_torch=False,
     ),
     Command(
+        "diff",
+        "diff_command:diff_command",
+        "?",
+        "diff chats.jsonl --tokenizer Qwen/Qwen3-0.6B --against trl",
+    ),
+    Command(
         "convert",
         "convert_command:convert_command",
         "Convert data into another tool's layout; whatever it cannot say is reported.",

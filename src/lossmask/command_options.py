@@ -195,13 +195,25 @@ def read_layout(given: Sequence[str]) -> Layout:
     return Layout.from_mapping(_read_values("--layout", given))
 
 
-def read_policy(given: Sequence[str], flags: Mapping[str, str | None]) -> Policy:
+def read_policy(
+    given: Sequence[str],
+    flags: Mapping[str, str | None],
+    *,
+    base: Policy | None = None,
+    option: str = "--policy",
+) -> Policy:
     """Put a policy together: files and ``KEY=VALUE`` in their order, then flags of their own.
+
+    Args:
+        given: As typed.
+        flags: Values that win over those.
+        base: What holds where nothing is given; default: the default policy.
+        option: What the values were typed behind, for messages.
 
     Raises:
         PolicyError: A file cannot be read, or a key or value is unknown.
     """
-    values = _read_values("--policy", given)
+    values = _read_values(option, given, {} if base is None else base.to_mapping())
     values |= {name: value for name, value in flags.items() if value is not None}
     if "," in str(values.get("train_on", "")) and isinstance(values["train_on"], str):
         values["train_on"] = [role.strip() for role in values["train_on"].split(",")]
@@ -220,9 +232,11 @@ def read_fit(given: Sequence[str], flags: Mapping[str, int | str | None]) -> Fit
     )
 
 
-def _read_values(option: str, given: Sequence[str]) -> dict[str, Any]:
-    """Read YAML files and ``KEY=VALUE``, later ones over earlier ones."""
-    values: dict[str, Any] = {}
+def _read_values(
+    option: str, given: Sequence[str], base: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Read YAML files and ``KEY=VALUE``, later ones over earlier ones, all over ``base``."""
+    values: dict[str, Any] = dict(base or {})
     for text in given:
         key, equals, value = text.partition("=")
         if not equals:

@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lossmask.data_files import RawRow
+from lossmask.errors import LossmaskError
 from lossmask.example import Example, Span
 from lossmask.explanations import FINDINGS
 from lossmask.instruction_styles import StyleCost
@@ -138,6 +139,12 @@ _TURN_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
 def _shortened(text: str, width: int = 60) -> str:
     shown = visible(text)
     return shown if len(shown) <= width else f"{shown[: width // 2]} … {shown[-width // 2 :]}"
+
+
+def show_error(error: LossmaskError) -> RenderableType:
+    """Draw an error that ends a command."""
+    head = ("error", "bold red"), f" ({error.reason}): "
+    return Text.assemble(*head, visible(str(error)), overflow="fold")
 
 
 def show_cost(cost: StyleCost) -> RenderableType:

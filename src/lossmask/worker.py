@@ -21,7 +21,6 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from lossmask.confinement import OUT_OF_MEMORY, Limits, confined, make_disposable
 from lossmask.data_files import RawRow
-from lossmask.encoder import Encoder
 from lossmask.errors import LossmaskError
 from lossmask.fork_server import interrupts_held_back
 from lossmask.outcome import Outcome, Rejection
@@ -36,6 +35,37 @@ Progress = Callable[[int], None]
 _SECONDS_BETWEEN_SNAPSHOTS = 1.0
 _SHARE_OF_SNAPSHOTS = 0.05  # of the time, at most: those of long examples take a while
 IN_BATCH, LOADING, BETWEEN_ROWS = -3, -2, -1  # what a worker says instead of the row it is at
+
+
+class Batches(Protocol):
+    """Encodes rows many at a time, see ``row_batches``."""
+
+    @property
+    def size(self) -> int:
+        """Rows to take next."""
+
+    def lay_out(self, row: Mapping[str, Any]) -> PlainLayout | None:
+        """Lay out one row; None if it has to be encoded by itself."""
+
+    def expect_many(self) -> None:
+        """Load what only many rows are worth."""
+
+    def tokenize(self, layouts: Sequence[PlainLayout]) -> FlatTokens:
+        """Tokenize what was laid out."""
+
+    def check_backend(self) -> None:
+        """Raise if what was encoded so far is not certain."""
+
+
+class RowEncoder(Protocol):
+    """What a worker encodes rows with: an ``Encoder``, or what stands in for one."""
+
+    @property
+    def row_batches(self) -> Batches:
+        """What encodes rows many at a time."""
+
+    def encode_row(self, row: Mapping[str, Any]) -> Outcome:
+        """Encode one row; never raises on bad data."""
 
 
 class Results(Protocol):
@@ -130,7 +160,11 @@ class Worker:
     """One process, seen from the one that it works for."""
 
     def __init__(
-        self, load: Callable[[], Encoder], limits: Limits, method: str, expects_many: bool = False
+        self,
+        load: Callable[[], RowEncoder],
+        limits: Limits,
+        method: str,
+        expects_many: bool = False,
     ) -> None:
         context: Any = multiprocessing.get_context(method)
         self.pipe, theirs = context.Pipe()
@@ -214,7 +248,7 @@ def _work(
     pipe: Any,
     inherited: Any,
     at: Any,
-    load: Callable[[], Encoder],
+    load: Callable[[], RowEncoder],
     limits: Limits,
     folder: str,
     expects_many: bool,
@@ -249,7 +283,9 @@ def _next_given(pipe: Any) -> Chunk[Any] | Callable[[Encoder], object] | None:
     return given
 
 
-def _encode_chunk(chunk: Chunk[Any], pipe: Any, at: Any, encoder: Encoder, limits: Limits) -> None:
+def _encode_chunk(
+    chunk: Chunk[Any], pipe: Any, at: Any, encoder: RowEncoder, limits: Limits
+) -> None:
     """Encode what is left of a chunk, a batch of rows after the other."""
     snapshots = _Snapshots(pipe)
     take = _taking_plain(chunk.results)
@@ -294,7 +330,7 @@ def _encode_plain(
     chunk: Chunk[Any],
     batch: Iterable[int],
     at: Any,
-    encoder: Encoder,
+    encoder: RowEncoder,
     begin_row: Callable[[int], None],
 ) -> dict[int, _Plain]:
     """Encode the plain conversations of a batch together; return the exact ones by row."""
@@ -332,7 +368,7 @@ def _encode_plain(
 
 
 def _encode_alone(
-    chunk: Chunk[Any], index: int, encoder: Encoder, begin_row: Callable[[int], None]
+    chunk: Chunk[Any], index: int, encoder: RowEncoder, begin_row: Callable[[int], None]
 ) -> Outcome:
     """Encode one row; never raises on bad data."""
     if index in chunk.verdicts:

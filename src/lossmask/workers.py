@@ -18,7 +18,6 @@ from multiprocessing.connection import wait
 
 from lossmask.confinement import REASON, Limits, name_of_exit, ran_out_of_time, rejection_after
 from lossmask.data_files import RawRow
-from lossmask.encoder import Encoder
 from lossmask.errors import LossmaskError, TemplateError
 from lossmask.fork_server import start_fork_server, starting_method
 from lossmask.inherited_encoder import load_apart
@@ -30,6 +29,7 @@ from lossmask.worker import (
     Chunk,
     Progress,
     R,
+    RowEncoder,
     T,
     Worker,
 )
@@ -69,7 +69,7 @@ class Workers:
 
     def __init__(
         self,
-        load: Callable[[], Encoder],
+        load: Callable[[], RowEncoder],
         limits: Limits,
         *,
         method: str | None = None,
@@ -239,7 +239,7 @@ def _died(exit_code: int) -> LossmaskError:
     )
 
 
-def encode_apart(raw: RawRow, load: Callable[[], Encoder], limits: Limits) -> Outcome:
+def encode_apart(raw: RawRow, load: Callable[[], RowEncoder], limits: Limits) -> Outcome:
     """Encode one row in a process of its own, which may be lost.
 
     Args:
