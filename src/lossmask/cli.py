@@ -1,6 +1,6 @@
-"""The command ``lossmask``: prepare, show, audit, convert, pack, train, demo.
+"""The command ``lossmask``: prepare, show, audit, convert, pack, probe, train, demo.
 
-Torch is imported by ``train`` and ``demo`` only, inside their functions.
+Torch is imported by ``probe``, ``train`` and ``demo`` only, inside their functions.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn, TextColumn
 
-from lossmask.command_options import name_and_value
+from lossmask.command_options import name_and_value, needs_train_extra
 from lossmask.convert_command import convert_command
 from lossmask.data_commands import audit_command, prepare_command, show_command
-from lossmask.errors import LossmaskError, PolicyError
+from lossmask.errors import LossmaskError
 from lossmask.pack_command import pack_command
+from lossmask.probe_command import probe_command
 from lossmask.terminal import progress_bar, visible
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ for name, command, example in (
     ("audit", audit_command, "audit chats.jsonl --tokenizer Qwen/Qwen3-0.6B --prove"),
     ("convert", convert_command, "convert chats.json -o alpaca.jsonl --to alpaca"),
     ("pack", pack_command, "pack prepared --max-length 4096 --show 0"),
+    ("probe", probe_command, "probe prepared --model Qwen/Qwen3-0.6B -o probed"),
 ):
     app.command(name, epilog=f"Example: lossmask {example}")(command)
 
@@ -91,7 +93,7 @@ def train_command(
 
     The loss falls on supervised tokens only. Checkpoints allow --resume.
     """
-    with _needs_train_extra():
+    with needs_train_extra():
         from lossmask.training import LoraSettings, train
         from lossmask.training_progress import RichProgress
     with progress_bar(MofNCompleteColumn(), TextColumn("{task.fields[logged]}")) as progress:
@@ -137,24 +139,9 @@ def demo_command(
     one, trains on completions only and on the full sequence, and prints what the model answers to
     held-out prompts before and after.
     """
-    with _needs_train_extra():
+    with needs_train_extra():
         from lossmask.demo import run_demo
     run_demo(Console(), seed=seed)
-
-
-class _needs_train_extra:
-    """Say how to install torch where it is missing."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind is not None and issubclass(kind, ModuleNotFoundError):
-            raise PolicyError(
-                f"training needs packages that are not installed ({error}): "
-                'pip install "lossmask[train]"',
-                reason="missing_extra",
-            ) from None
 
 
 def main() -> None:

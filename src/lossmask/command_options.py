@@ -257,3 +257,18 @@ def name_and_value(text: str) -> tuple[str, Any]:
         raise PolicyError(
             f"--template-var {text!r}: the value is not JSON (put strings in quotes)"
         ) from error
+
+
+class needs_train_extra:
+    """Say how to install torch where it is missing."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is not None and issubclass(kind, ModuleNotFoundError):
+            raise PolicyError(
+                f"this needs packages that are not installed ({error}): "
+                'pip install "lossmask[train]"',
+                reason="missing_extra",
+            ) from None
