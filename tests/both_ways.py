@@ -39,6 +39,7 @@ def contents(example: Example) -> dict[str, Any]:
         "spans": example.spans,
         "findings": example.findings,
         "ignorable": None if example.ignorable is None else example.ignorable.tolist(),
+        "parts": None if example.parts is None else example.parts.tolist(),
     }
 
 

@@ -122,6 +122,7 @@ def test_the_card_of_a_token_says_what_is_known_of_it(driver: Chrome, tmp_path: 
         "id", str(example.input_ids[-2]),
         "bytes", "3c 7c 69 6d 5f 65 6e 64 7c 3e",
         "weight", "1 · stop token, trained",
+        "part", "stop",
         "loss", f"0.{len(example) - 2}",
         "written by", "the template",
     ]  # fmt: skip

@@ -12,6 +12,7 @@ from lossmask.example import Span
 from lossmask.plain_conversations import PlainLayout
 from lossmask.plain_examples import plain_example, plain_examples
 from lossmask.plain_tokens import FlatTokens
+from lossmask.policy import PARTS
 from tests.both_ways import check_both_ways, contents, ready
 from tests.scenarios import assistant, system, user
 
@@ -32,6 +33,7 @@ def flat(texts: list[list[str]], in_loss: list[list[int]], *, exact: list[bool])
         [int(sum(each)) for each in in_loss],
         bounds.astype(np.int64),
         np.array(exact),
+        np.isin(ids, [5]),
     )
 
 
@@ -49,6 +51,10 @@ def test_an_example_has_its_part_of_every_column() -> None:
     assert example.spans == (Span(1, 4, 6, 3, 5, "."),)
     assert example.supervised_text == ["b."]
     assert (example.findings, example.ignorable) == ((), None)
+    assert example.parts is not None
+    assert [PARTS[part] for part in example.parts] == [
+        *("prompt", "prompt", "scaffold", "content", "content", "scaffold")  # 5: a message wrote it
+    ]
     assert type(example.spans[0].token_start) is int
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from lossmask import Encoder, Example, Policy
 from lossmask.embedded import DEMO_MODEL
+from lossmask.policy import PARTS
 from lossmask.token_data import PieceTable, token_data
 from tests.scenarios import Message, assistant, system, user
 
@@ -93,11 +94,8 @@ def test_text_that_no_token_stands_for_is_a_piece_without_ids() -> None:
     assert data["ignorable"] == [[2, 0], [1, 1]]
 
 
-def test_parts_are_named_once(encoder: Encoder) -> None:
-    [example] = encoder.encode(CHAT)
-    parts = ["prompt"] * (len(example) - 2) + ["content", "stop"]
-    data = token_data(example, CHAT, parts=parts)["parts"]
-    assert data == {
-        "names": ["prompt", "content", "stop"],
-        "runs": [[len(example) - 2, 0], [1, 1], [1, 2]],
-    }
+def test_a_token_names_what_it_is_part_of(encoder: Encoder) -> None:
+    example, data = of(encoder, CHAT)
+    assert example.parts is not None
+    assert expanded(data["parts"]) == [PARTS[part] for part in example.parts]
+    assert expanded(data["parts"])[data["stops"][0]] == "stop"

@@ -259,3 +259,24 @@ def test_tokens_to_ignore_by_id_and_by_text() -> None:
     assert example.loss_weights.tolist() == [
         float(inside) for inside in example.loss_mask
     ]  # the draw is for later
+
+
+def test_an_example_tells_what_each_of_its_tokens_is_part_of() -> None:
+    encoder = Encoder.from_pretrained(DEMO_MODEL)
+    rows = [
+        {"messages": [user("Hi."), assistant("<think>\nSo.\n</think>\n\nHello.")]},
+        {"messages": [user("Hi."), assistant("Hello.")]},
+    ]
+    [[thought], [plain]] = [outcome.examples for outcome in encoder.encode_batch(rows)]
+    for example, expected in (
+        (thought, {"reasoning", "content", "stop", "prompt", "scaffold"}),
+        (plain, {"content", "stop", "prompt", "scaffold"}),
+    ):
+        assert example.parts is not None
+        texts: dict[str, str] = {}
+        for part, (start, end) in zip(example.parts, example.offsets, strict=True):
+            texts[PARTS[part]] = texts.get(PARTS[part], "") + example.text[start:end]
+        assert texts.keys() == expected
+        assert texts["stop"] == "<|im_end|>"
+        assert texts["prompt"] == "Hi."
+        assert texts["content"].endswith("Hello.")

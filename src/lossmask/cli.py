@@ -1,4 +1,4 @@
-"""The command ``lossmask``: prepare, show, audit, convert, pack, probe, train, demo.
+"""The command ``lossmask``: prepare, show, audit, report, convert, pack, probe, train, demo.
 
 Torch is imported by ``probe``, ``train`` and ``demo`` only, inside their functions.
 """
@@ -14,13 +14,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn, TextColumn
 
-from lossmask.command_options import name_and_value, needs_train_extra
+from lossmask.command_options import name_and_value
 from lossmask.convert_command import convert_command
 from lossmask.data_commands import audit_command, prepare_command, show_command
 from lossmask.errors import LossmaskError
 from lossmask.pack_command import pack_command
 from lossmask.probe_command import probe_command
+from lossmask.report_command import report_command
 from lossmask.terminal import progress_bar, visible
+from lossmask.train_extra import needs_train_extra
 
 app = typer.Typer(
     name="lossmask",
@@ -36,6 +38,7 @@ for name, command, example in (
     ("prepare", prepare_command, "prepare chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o prepared"),
     ("show", show_command, "show chats.jsonl --tokenizer Qwen/Qwen3-0.6B --row 3"),
     ("audit", audit_command, "audit chats.jsonl --tokenizer Qwen/Qwen3-0.6B --prove"),
+    ("report", report_command, "report chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o report.html"),
     ("convert", convert_command, "convert chats.json -o alpaca.jsonl --to alpaca"),
     ("pack", pack_command, "pack prepared --max-length 4096 --show 0"),
     ("probe", probe_command, "probe prepared --model Qwen/Qwen3-0.6B -o probed"),

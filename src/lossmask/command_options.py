@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -259,16 +260,13 @@ def name_and_value(text: str) -> tuple[str, Any]:
         ) from error
 
 
-class needs_train_extra:
-    """Say how to install torch where it is missing."""
+def worker_count(asked: int, size: int | None) -> int:
+    """Return how many processes to use: one is enough for what takes seconds.
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind is not None and issubclass(kind, ModuleNotFoundError):
-            raise PolicyError(
-                f"this needs packages that are not installed ({error}): "
-                'pip install "lossmask[train]"',
-                reason="missing_extra",
-            ) from None
+    Args:
+        asked: By the user; 0 = as many as are useful.
+        size: Bytes of the data, None if unknown.
+    """
+    if asked:
+        return asked
+    return 1 if size is not None and size < 2_000_000 else os.cpu_count() or 1

@@ -131,7 +131,7 @@ class Turn:
         return replace(
             self,
             text=self.text[:end] + stop,
-            origins=np.append(self.origins[:end], np.full(len(stop), LITERAL)),
+            origins=np.concatenate([self.origins[:end], np.full(len(stop), LITERAL)]),
             completion_end=end + len(stop),
             stop=stop,
             findings=(*_without_no_stop(self.findings), finding),

@@ -31,6 +31,7 @@ class Conversation:
         ranges: By message: the characters that the data weighs otherwise.
         sample_weight: Multiplies all of them.
         prefills: By message: the beginning of its content that inference is given, not the model's.
+        numbers: By message: its number in the row, if only some of the row's are left; else empty.
     """
 
     messages: tuple[Message, ...]
@@ -39,6 +40,7 @@ class Conversation:
     ranges: dict[int, tuple[WeightedRange, ...]] = field(default_factory=dict)
     sample_weight: float = 1.0
     prefills: dict[int, str] = field(default_factory=dict)
+    numbers: tuple[int, ...] = ()
 
 
 def read_conversation(

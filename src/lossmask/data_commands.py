@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, cast
@@ -35,6 +34,7 @@ from lossmask.command_options import (
     TruncationOption,
     VariableOption,
     encoder_source,
+    worker_count,
 )
 from lossmask.confinement import Limits
 from lossmask.data_files import check_files, read_row, total_bytes
@@ -157,7 +157,7 @@ def prepare_command(
             data,
             source,
             output,
-            workers=_workers(workers, total) if engine == "local" else workers,
+            workers=worker_count(workers, total) if engine == "local" else workers,
             limits=Limits(max_seconds, max_memory),
             engine=cast(Engine, engine),  # which refuses others
             ray_address=ray_address,
@@ -171,13 +171,6 @@ def prepare_command(
     Console().print(summary(counts, str(prepared.folder)))
     if not counts.rows_kept:
         raise typer.Exit(1)
-
-
-def _workers(asked: int, size: int | None) -> int:
-    """Return how many processes to use: one is enough for what takes seconds."""
-    if asked:
-        return asked
-    return 1 if size is not None and size < 2_000_000 else os.cpu_count() or 1
 
 
 def show_command(
@@ -310,7 +303,7 @@ def audit_command(
             data,
             source,
             limits=Limits(max_seconds, max_memory),
-            workers=_workers(workers, total),
+            workers=worker_count(workers, total),
             progress=lambda done: progress.advance(task, done),
         )
         progress.update(task, total=total or 1, completed=total or 1)

@@ -235,6 +235,7 @@ def _part(conversation: Conversation, kept: Sequence[int]) -> Conversation:
         weights=tuple(conversation.weights[index] for index in kept),
         ranges=ranges,
         prefills=prefills,
+        numbers=tuple(conversation.numbers[i] if conversation.numbers else i for i in kept),
     )
 
 

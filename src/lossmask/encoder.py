@@ -224,6 +224,11 @@ class Encoder:
         return self._tokenizer
 
     @property
+    def setting(self) -> Setting:
+        """What the pipeline works with."""
+        return self._setting
+
+    @property
     def fit(self) -> Fit:
         """How long an example may be."""
         return self._setting.fit

@@ -63,6 +63,8 @@ class Example:
         findings: What was noticed on the way.
         ignorable: bool (n,), tokens that ``Policy.ignore`` leaves out of the loss by chance when a
             batch is made, or None if it names none.
+        parts: int8 (n,), what each token is part of, an index into ``policy.PARTS``; None where
+            only the weights are known: rows of text or ids.
 
     Raises:
         ValueError: Lengths differ, or a weight is not finite.
@@ -76,6 +78,7 @@ class Example:
     spans: tuple[Span, ...]
     findings: tuple[Finding, ...] = ()
     ignorable: npt.NDArray[np.bool_] | None = None
+    parts: npt.NDArray[np.int8] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.input_ids)
@@ -87,6 +90,8 @@ class Example:
         }
         if self.ignorable is not None:
             shapes["ignorable"] = (self.ignorable.shape, (n,))
+        if self.parts is not None:
+            shapes["parts"] = (self.parts.shape, (n,))
         for name, (shape, expected) in shapes.items():
             if shape != expected:
                 raise ValueError(f"{name} has shape {shape}, expected {expected}")

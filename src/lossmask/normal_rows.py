@@ -47,7 +47,10 @@ def encode_normal(row: Mapping[str, Any], setting: Setting) -> list[Example]:
     found = ignorable(
         example.text, example.input_ids, example.offsets, example.spans, setting.policy
     )
-    return [replace(example, loss_weights=weights, ignorable=found)]
+    built = replace(example, loss_weights=weights, ignorable=found)
+    if setting.record is not None:
+        setting.record(built, None, None)
+    return [built]
 
 
 def _of_text(row: Mapping[str, Any], setting: Setting) -> Example:

@@ -18,6 +18,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,7 @@ Parts = npt.NDArray[np.int8]
 
 _CODE = {part: code for code, part in enumerate(PARTS)}
 _UNKNOWN = -1
+_PROMPT, _SCAFFOLD = _CODE["prompt"], _CODE["scaffold"]
 _CONTENT, REASONING_PART = _CODE["content"], _CODE["reasoning"]
 _NAME, _ARGUMENTS = _CODE["tool_calls.name"], _CODE["tool_calls.arguments"]
 _SYNTAX, _STOP = _CODE["tool_calls.syntax"], _CODE["stop"]
@@ -73,6 +75,39 @@ def parts_of(
             parts[start:stop_at] = REASONING_PART
     parts[end:] = _STOP
     return parts
+
+
+def with_outside(parts: Parts, message_index: npt.NDArray[np.int32]) -> Parts:
+    """Return the parts of tokens with those of the tokens outside of all completions.
+
+    Args:
+        parts: int8 (n,), -1 outside of completions.
+        message_index: int32 (n,), -1 = the template wrote the token.
+
+    Returns:
+        int8 (n,): where it was -1, ``prompt`` if a message wrote the token, else ``scaffold``.
+    """
+    outside = np.where(message_index >= 0, np.int8(_PROMPT), np.int8(_SCAFFOLD))
+    filled: Parts = np.where(parts == _UNKNOWN, outside, parts)
+    return filled
+
+
+def parts_of_answers(
+    in_loss: npt.NDArray[np.bool_], is_stop: npt.NDArray[np.bool_], message_index: Any
+) -> Parts:
+    """Return the parts of tokens whose completions are plain: a content, and stop tokens behind.
+
+    Args:
+        in_loss: bool (n,), in a completion.
+        is_stop: bool (n,), a token at which inference ends a turn.
+        message_index: int32 (n,), -1 = the template wrote the token.
+
+    Returns:
+        int8 (n,): ``content``, ``stop`` (those the template wrote), ``prompt`` or ``scaffold``.
+    """
+    ends = is_stop & (message_index < 0)
+    inside = np.where(ends, np.int8(_STOP), np.int8(_CONTENT))
+    return with_outside(np.where(in_loss, inside, np.int8(_UNKNOWN)), message_index)
 
 
 def _written(leaf: Positions, leaves: Sequence[Leaf]) -> Parts:

@@ -25,6 +25,7 @@ from lossmask.conversation import Conversation, read_conversation
 from lossmask.errors import ConversationError
 from lossmask.example import Example, Finding, Span
 from lossmask.laying_out import Group, lay_out
+from lossmask.parts import with_outside
 from lossmask.policy import Policy
 from lossmask.proof import prove, prove_once
 from lossmask.rendering import ChatTemplate
@@ -79,9 +80,8 @@ def encode_trained(
     if setting.proof == "rows":
         _prove_groups(groups, conversation, setting)
     findings += tuple(_trained_by_data(conversation, trained, setting.policy))
-    examples = _build_examples(
-        groups, Weigher(conversation, setting.policy, trained, setting.stops.texts), seen
-    )
+    weigher = Weigher(conversation, setting.policy, trained, setting.stops.texts)
+    examples = _build_examples(groups, weigher, seen, setting)
     return [replace(examples[0], findings=examples[0].findings + findings), *examples[1:]]
 
 
@@ -97,7 +97,7 @@ def _trained_by_data(
 
 
 def _build_examples(
-    groups: Sequence[Group], weigher: Weigher, before: Sequence[Ids]
+    groups: Sequence[Group], weigher: Weigher, before: Sequence[Ids], setting: Setting
 ) -> list[Example]:
     """Build the examples in which something is in the loss."""
     examples = []
@@ -106,6 +106,8 @@ def _build_examples(
         example = build_example(group, weigher, seen)
         if example.loss_weights[1:].any():  # nothing predicts the first token
             examples.append(example)
+            if setting.record is not None:
+                setting.record(example, group, weigher)
     if not examples:
         raise ConversationError(
             "every token has weight 0: nothing is left to train", reason="nothing_to_train"
@@ -144,18 +146,20 @@ def build_example(
         seen: Ids of the examples of the same conversation before it.
     """
     base = group.base
-    weights = weigher.weigh(base, group.turns, seen)
+    weights, parts = weigher.weigh(base, group.turns, seen)
     spans = tuple(_spans(group.turns, weights))
     text, ids, offsets = base.turn.text, base.tokens.ids, base.tokens.offsets
+    message_index = _message_of_tokens(base.turn, base.tokens)
     return Example(
         text=text,
         input_ids=ids,
         offsets=offsets,
         loss_weights=weights,
-        message_index=_message_of_tokens(base.turn, base.tokens),
+        message_index=message_index,
         spans=spans,
         findings=tuple(finding for turn in group.turns for finding in turn.findings),
         ignorable=ignorable(text, ids, offsets, spans, weigher.policy),
+        parts=with_outside(parts, message_index),
     )
 
 

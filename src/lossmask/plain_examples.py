@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lossmask.example import Example, Span
+from lossmask.parts import parts_of_answers
 from lossmask.plain_conversations import PlainLayout
 from lossmask.plain_tokens import FlatTokens
 from lossmask.tokenizing import Offsets
@@ -30,13 +31,15 @@ def plain_example(layout: PlainLayout, tokens: FlatTokens, number: int) -> Examp
     span = slice(first, end)
     bounds = tokens.bounds[first : end + 1] - tokens.bounds[first]
     offsets = _characters(layout.text, bounds)
+    ids, in_loss = tokens.input_ids[span], tokens.loss_weights[span] != 0
     return Example(
         text=layout.text,
-        input_ids=tokens.input_ids[span],
+        input_ids=ids,
         offsets=offsets,
         loss_weights=tokens.loss_weights[span],
         message_index=tokens.message_index[span],
         spans=tuple(_span(layout.text, offsets, *place) for place in layout.completions),
+        parts=parts_of_answers(in_loss, tokens.is_stop[ids], tokens.message_index[span]),
     )
 
 

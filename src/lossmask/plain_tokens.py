@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from lossmask.control_tokens import control_tokens_of
 from lossmask.example import IGNORE_INDEX
+from lossmask.parts import Parts, parts_of_answers
 from lossmask.plain_conversations import PlainLayout
 from lossmask.setting import Setting
 from lossmask.tokenizing import TextTokenizer
@@ -50,6 +51,7 @@ class FlatTokens:
         in_loss: Of each example, how many of its tokens are.
         bounds: int64 (tokens + 1,), byte at which each token begins in the texts end to end.
         is_exact: bool (examples,); an example that is not has to go the whole way.
+        is_stop: bool (vocabulary,): at which tokens inference ends a turn.
     """
 
     starts: Positions
@@ -60,6 +62,12 @@ class FlatTokens:
     in_loss: list[int]
     bounds: Positions
     is_exact: npt.NDArray[np.bool_]
+    is_stop: npt.NDArray[np.bool_]
+
+    def parts(self) -> Parts:
+        """Return int8 (tokens,): what each token is part of, an index into ``policy.PARTS``."""
+        stops = self.is_stop[self.input_ids]
+        return parts_of_answers(self.labels != IGNORE_INDEX, stops, self.message_index)
 
 
 class PlainTokens:
@@ -113,7 +121,9 @@ class PlainTokens:
         weights = in_loss.astype(np.float32)
         count = np.append(0, np.cumsum(in_loss))[starts]
         each = np.diff(count).tolist()
-        return FlatTokens(starts, ids, labels, weights, message_index, each, bounds, is_exact)
+        return FlatTokens(
+            starts, ids, labels, weights, message_index, each, bounds, is_exact, self._is_stop
+        )
 
     def _messages(self, bounds: Positions, to_bytes: _CharacterBytes) -> npt.NDArray[np.int32]:
         """Return the message behind each token; the first one has a token that two share."""

@@ -62,7 +62,7 @@ class EncoderSource:
     tokenizer: str
     policy: Policy = field(default_factory=Policy)
     chat_template: str | None = None
-    stop_tokens: tuple[str, ...] = ()
+    stop_tokens: tuple[str | int, ...] = ()
     template_variables: tuple[tuple[str, Any], ...] = ()
     layout: Layout = field(default_factory=Layout)
     special_tokens: bool = False

@@ -17,7 +17,6 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from lossmask.encoder import load_tokenizer
-from lossmask.command_options import needs_train_extra
 from lossmask.errors import InputError, PreparedDataError, TokenizerError
 from lossmask.example import Example
 from lossmask.learned_tokens import Findings, Learned, find_learned, ignore_setting
@@ -32,6 +31,7 @@ from lossmask.probed_tokens import ProbedTokens
 from lossmask.spelled_examples import spelled_example, token_parts
 from lossmask.terminal import has_colour, progress_bar
 from lossmask.token_text import TokenTexts
+from lossmask.train_extra import needs_train_extra
 
 _DRAWN = 2
 _LEARNED = Learned()

@@ -9,6 +9,7 @@ examples of a page can share; whatever stays the same over many tokens is kept a
     table     [["<|im_start|>", 7], ["user", 412], ["\n", 9], ["Hi", 80], ["<|im_end|>", 8]]
     messages  [[3, -1], [1, 0], ...]                         so many tokens, of this message
     weights   [[10, 0], [4, 1], ...]                         so many tokens, of this weight
+    parts     [[9, "prompt"], [1, "scaffold"], ...]          so many tokens, part of this
 
 An entry of the table is ``[text, id]``; ``[text, [id, id], [hex, hex]]`` where tokens share a
 character (their bytes, empty where they are not known); ``[text, []]`` for text that no token
@@ -25,6 +26,7 @@ import numpy as np
 
 from lossmask.example import Example
 from lossmask.pieces import pieces_of
+from lossmask.policy import PARTS
 
 if TYPE_CHECKING:
     from lossmask.attribution import Author
@@ -68,7 +70,6 @@ def token_data(
     messages: Sequence[Mapping[str, Any]],
     *,
     authors: Sequence[Author] = (),
-    parts: Sequence[str] | None = None,
     table: PieceTable | None = None,
 ) -> dict[str, Any]:
     """Return an example as plain data.
@@ -77,7 +78,6 @@ def token_data(
         example: The example, n tokens.
         messages: The conversation, for the roles; empty for rows of text.
         authors: Runs that cover the example's text, from ``attribution.attribute``.
-        parts: (n,) what each token is part of, names of ``policy.PARTS``.
         table: Shared by several examples, whose page then hands it to ``tokens.js``; by default
             the example has one of its own, under ``table``.
 
@@ -103,9 +103,8 @@ def token_data(
     }
     if authors:
         data["authors"] = _author_runs(authors)
-    if parts is not None:
-        names = list(dict.fromkeys(parts))
-        data["parts"] = {"names": names, "runs": _runs([names.index(part) for part in parts])}
+    if example.parts is not None:
+        data["parts"] = _runs(PARTS[part] for part in example.parts.tolist())
     if example.ignorable is not None:
         data["ignorable"] = _runs([int(each) for each in example.ignorable])
     if table is None:

@@ -100,6 +100,7 @@ def part_of(example: Example, first: int, end: int) -> Example:
         message_index=example.message_index[first:end],
         spans=tuple(s for s in spans if s and weights[s.token_start : s.token_end].any()),
         ignorable=None if example.ignorable is None else example.ignorable[first:end],
+        parts=None if example.parts is None else example.parts[first:end],
     )
 
 

@@ -29,7 +29,7 @@ from lossmask.conversation import Conversation
 from lossmask.errors import ConversationError, ParityError
 from lossmask.example import Span
 from lossmask.message_weights import WeightedRange
-from lossmask.parts import REASONING_PART, end_of_answer, parts_of, think_blocks
+from lossmask.parts import REASONING_PART, Parts, end_of_answer, parts_of, think_blocks
 from lossmask.policy import PARTS, Policy
 from lossmask.swift_loss_scale import weights_of_text
 from lossmask.tokenizing import Ids, Offsets
@@ -62,7 +62,7 @@ class Weigher:
 
     def weigh(
         self, base: TokenizedTurn, turns: Sequence[TokenizedTurn], seen: Sequence[Ids] = ()
-    ) -> Weights:
+    ) -> tuple[Weights, Parts]:
         """Weigh the tokens of an example.
 
         Args:
@@ -72,7 +72,7 @@ class Weigher:
                 completions counts in the first example that holds it and all before it.
 
         Returns:
-            float32 (n,).
+            float32 (n,), and int8 (n,): the part of each token of a completion, -1 outside of them.
 
         Raises:
             ConversationError: A weight is too large or too small for float32.
@@ -85,17 +85,21 @@ class Weigher:
             weights[: max((_shared(tokens.ids, ids) for ids in seen), default=0)] = 0
         trained = [t.turn.message_index for t in turns if self.trained[t.turn.message_index]]
         last = -1 if seen else max(trained, default=-1)
+        parts: Parts = np.full(len(weights), -1, np.int8)
         for turn in turns:
             whole, span = turn.turn, slice(turn.prompt_length, turn.completion_end)
-            characters = self._of_completion(whole, is_last=whole.message_index == last)
+            characters, parts_of_it = self._of_completion(
+                whole, is_last=whole.message_index == last
+            )
             text = whole.text[whole.prompt_end : whole.completion_end]
             offsets = tokens.offsets[span] - np.int32(whole.prompt_end)
-            weights[span] = characters[first_visible(text, offsets)]
+            counted = first_visible(text, offsets)
+            weights[span], parts[span] = characters[counted], parts_of_it[counted]
         self._require_ranges([turn.turn for turn in turns])
-        return in_float32(weights, self.conversation.sample_weight)
+        return in_float32(weights, self.conversation.sample_weight), parts
 
-    def _of_completion(self, turn: Turn, *, is_last: bool) -> Exact:
-        """Return the weight of each character of a completion."""
+    def _of_completion(self, turn: Turn, *, is_last: bool) -> tuple[Exact, Parts]:
+        """Return the weight and the part of each character of a completion."""
         policy, index = self.policy, turn.message_index
         span = slice(turn.prompt_end, turn.completion_end)
         text, origins = turn.text[span], turn.origins[span]
@@ -117,7 +121,7 @@ class Weigher:
             weights[inside] = item.weight * scale[inside]
         if policy.stop == "never" or (policy.stop == "last" and not is_last):
             weights[end:] = 0
-        return weights
+        return weights, parts
 
     def _outside(self, turn: Turn) -> Exact:
         """Return the weight of each character of a text, completions aside."""

@@ -56,13 +56,12 @@
       token += ids.length;
       at += length;
     }
-    const parts = example.parts;
     return {
       pieces,
       weights: expand(example.weights, token, 0),
       messages: expand(example.messages, token, -1),
       ignorable: expand(example.ignorable, token, 0),
-      parts: parts ? expand(parts.runs, token, -1).map((part) => parts.names[part]) : null,
+      parts: example.parts ? expand(example.parts, token, "") : null,
       stops: new Set(example.stops),
     };
   }
@@ -81,10 +80,12 @@
       }
       let end = k;
       while (end < own.length && own[end] < 0) end++;
-      let border = last < 0 ? k : end === own.length ? end : k;
-      if (border === k && last >= 0) {
+      let border = end === own.length ? end : k;
+      if (border === k) {
         for (let j = k; j < end; j++) if (stopTexts.has(pieces[j].text)) border = j + 1;
-        while (border < end && pieces[border].text && !pieces[border].text.trim()) border++;
+        if (border > k || last >= 0) {
+          while (border < end && pieces[border].text && !pieces[border].text.trim()) border++;
+        }
       }
       own.fill(last, k, border);
       if (end < own.length) own.fill(own[end], border, end);
@@ -183,7 +184,7 @@
   function placeCard() {
     if (!card || card.hidden) return;
     const at = [...target.getClientRects()].pop();
-    if (!at) {
+    if (!at || at.bottom < 0 || at.top > window.innerHeight) {
       hideCard();
       return;
     }
@@ -264,6 +265,7 @@
           block.dir = "auto";
           const label = element("div", "lm-role");
           if (owner >= 0) label.append(element("b", "", `${owner}`), ` ${visible(role)}`);
+          else if (example.roles.length) label.append("template");
           const turn = element("div", "lm-turn", label, block);
           if (["system", "developer", "user", "assistant", "tool"].includes(role)) {
             turn.classList.add(`lm-${role}`);
