@@ -13,7 +13,7 @@ shares of ``sum(|w| * nll)``.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,9 +23,18 @@ import numpy.typing as npt
 from lossmask.errors import PolicyError, PreparedDataError
 from lossmask.probed_tokens import ProbedTokens
 
-__all__ = ["Findings", "Learned", "TokenKind", "find_learned", "ignore_setting", "mean_loss"]
+__all__ = [
+    "Findings",
+    "Learned",
+    "PartLoss",
+    "TokenKind",
+    "by_difficulty",
+    "find_learned",
+    "ignore_setting",
+    "mean_loss",
+]
 
-CARRIED = 0.5
+CARRIED = 0.8
 """Share of the loss that the tokens which carry it have together."""
 
 Floats = npt.NDArray[np.float64]
@@ -66,6 +75,16 @@ class TokenKind:
 
 
 @dataclass(frozen=True, slots=True)
+class PartLoss:
+    """The tokens of a part that are in the loss."""
+
+    tokens: int
+    loss: float
+    first: float
+    """Share that the model ranks first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """What a probe found out about the tokens in the loss."""
 
@@ -75,8 +94,8 @@ class Findings:
     """Of all of them."""
     first: float
     """Share that the model ranks first."""
-    parts: Mapping[str, tuple[int, float, float]]
-    """Part -> how many tokens, their loss, the share that is ranked first."""
+    parts: Mapping[str, PartLoss]
+    """By what tokens are part of."""
     learned: tuple[TokenKind, ...]
     """Learned at once, the most frequent first."""
     learned_tokens: int
@@ -89,13 +108,16 @@ class Findings:
     """The fewest kinds that have `CARRIED` of the loss, the greatest share first."""
     carrying_kinds_of: int
     """How many kinds there are."""
-    half_of_loss: float
-    """Share of the tokens that have half of the loss: the fewest, place by place."""
+    carried_by: float
+    """Share of the tokens that have `CARRIED` of the loss: the fewest, place by place."""
     criterion: Learned
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Return them as plain data."""
-        return asdict(self)
+    def to_mapping(self, text_of: Callable[[int], str]) -> dict[str, Any]:
+        """Return them as plain data, each kind of token with the text that it spells."""
+        plain = asdict(self)
+        for name in ("learned", "carrying"):
+            plain[name] = [{"text": text_of(kind["token"]), **kind} for kind in plain[name]]
+        return plain
 
 
 def find_learned(
@@ -137,7 +159,7 @@ def find_learned(
         loss=mean_loss(tokens),
         first=float((tokens.rank == 0).mean()),
         parts={
-            str(name): _part(tokens.taken(names == name)) for name in dict.fromkeys(sorted(names))
+            str(name): _part(tokens.taken(names == name)) for name in sorted(set(names.tolist()))
         },
         learned=tuple(learned),
         learned_tokens=int(is_learned.sum()),
@@ -145,7 +167,7 @@ def find_learned(
         loss_without=None if is_learned.all() else mean_loss(tokens.taken(~is_learned)),
         carrying=tuple(_carrying(kinds)),
         carrying_kinds_of=len(kinds),
-        half_of_loss=_fewest(np.sort(sizes)[::-1], CARRIED) / len(tokens),
+        carried_by=_fewest(np.sort(sizes)[::-1], CARRIED) / len(tokens),
         criterion=criterion,
     )
 
@@ -154,6 +176,15 @@ def mean_loss(tokens: ProbedTokens) -> float:
     """Return ``sum(w * nll) / sum(|w|)``."""
     weights = tokens.weight.astype(np.float64)
     return float((weights * tokens.loss).sum() / np.abs(weights).sum())
+
+
+def by_difficulty(probed: ProbedTokens) -> list[int]:
+    """Return the numbers of the examples, that of the greatest mean loss in the loss first."""
+    in_loss = probed.taken(probed.weight != 0)
+    numbers, place = np.unique(in_loss.example, return_inverse=True)
+    means = np.bincount(place, in_loss.loss) / np.bincount(place)
+    ordered: list[int] = numbers[np.argsort(-means, kind="stable")].tolist()
+    return ordered
 
 
 def ignore_setting(
@@ -209,8 +240,8 @@ def _is_learned(kind: TokenKind, criterion: Learned) -> bool:
     )
 
 
-def _part(tokens: ProbedTokens) -> tuple[int, float, float]:
-    return len(tokens), mean_loss(tokens), float((tokens.rank == 0).mean())
+def _part(tokens: ProbedTokens) -> PartLoss:
+    return PartLoss(len(tokens), mean_loss(tokens), float((tokens.rank == 0).mean()))
 
 
 def _carrying(kinds: Sequence[TokenKind]) -> list[TokenKind]:

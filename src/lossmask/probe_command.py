@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,18 +17,20 @@ from rich.markup import escape
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from lossmask.encoder import load_tokenizer
 from lossmask.errors import InputError, PreparedDataError, TokenizerError
 from lossmask.example import Example
-from lossmask.learned_tokens import Findings, Learned, find_learned, ignore_setting
+from lossmask.learned_tokens import Learned, by_difficulty, find_learned, ignore_setting
 from lossmask.prepared import PreparedDataset, load_prepared
 from lossmask.probe_display import (
     show_findings,
-    show_legend,
     show_probed_example,
+    show_spread,
     show_surprises,
 )
+from lossmask.probe_page import probe_page
 from lossmask.probed_tokens import ProbedTokens
 from lossmask.spelled_examples import spelled_example, token_parts
 from lossmask.terminal import has_colour, progress_bar
@@ -102,6 +106,15 @@ def probe_command(
     dtype: Annotated[
         str, typer.Option(help="auto: that of the checkpoint; or float32, bfloat16, float16.")
     ] = "auto",
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against", help="Another model to compare with, such as the one before training."
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write what was found to this file as a web page.")
+    ] = None,
     json_output: Annotated[
         Path | None, typer.Option("--json", help="Write what was found to this file as JSON, too.")
     ] = None,
@@ -119,53 +132,75 @@ def probe_command(
     for number in show or ():
         _check_number(number, count)
     spelling = _tokenizer_of(data, tokenizer)
-    check_vocabulary(data, spelling, model)
-    with progress_bar(_TokensPerSecond()) as progress:
-        task = progress.add_task("probe", total=int(data.lengths[:count].sum()))
-        probed = probe(
-            data,
-            model,
-            output=output,
-            limit=limit,
-            batch_size=batch_size,
-            max_tokens=max_tokens,
-            top_k=top_k,
-            all_tokens=all_tokens,
-            device=device,
-            dtype=dtype,
-            progress=lambda tokens: progress.advance(task, tokens),
-        )
+    models = [model] if against is None else [model, against]
+    for each in models:
+        check_vocabulary(data, spelling, each)
+    folders = [output, None if output is None else output / "before"]
+    runs = []
+    with without_progress_bars(), progress_bar(_TokensPerSecond()) as progress:
+        tasks = [progress.add_task(Path(each).name, total=None) for each in models]
+        for each, folder, task in zip(models, folders, tasks, strict=False):
+            progress.update(task, total=int(data.lengths[:count].sum()))
+            probed = probe(
+                data,
+                each,
+                output=folder,
+                limit=limit,
+                batch_size=batch_size,
+                max_tokens=max_tokens,
+                top_k=top_k,
+                all_tokens=all_tokens,
+                device=device,
+                dtype=dtype,
+                progress=partial(progress.advance, task),
+            )
+            runs.append(probed)
+    probed = runs[0]
     texts = TokenTexts(spelling)
     stop_ids = data.tokenizer["stop_ids"]
 
     def spelled(number: int) -> Example:
         return spelled_example(data[number], texts, stop_ids)
 
-    findings = find_learned(
-        probed,
-        criterion=criterion,
-        stop_ids=stop_ids,
-        parts=parts_of(probed, spelled, stop_ids),
-    )
+    parts = parts_of(probed, spelled, stop_ids)
+    found = [
+        find_learned(each, criterion=criterion, stop_ids=stop_ids, parts=parts) for each in runs
+    ]
+    findings, earlier = found[0], None if against is None else found[1]
     policy = data.manifest.get("policy", {})
     console = Console()
-    console.print(show_findings(findings, texts, policy))
+    colour = has_colour(console)
+    console.print(show_spread(probed, width=console.width, colour=colour))
+    console.print(show_findings(findings, texts, policy, before=earlier))
     console.print(show_surprises(probed, spelled, texts))
-    for number in show or hardest(probed, _DRAWN):
+    for number in show or by_difficulty(probed)[:_DRAWN]:
         drawn = show_probed_example(
             spelled(number),
             probed.of_example(number),
             number=number,
             row=int(data.rows[number]),
             width=console.width,
-            colour=has_colour(console),
+            colour=colour,
         )
         console.print(drawn)
-    console.print(show_legend(colour=has_colour(console)))
     if json_output is not None:
-        found = findings_as_json(findings, texts, policy)
-        text = json.dumps(found, indent=2, ensure_ascii=False)
+        plain: dict[str, Any] = findings.to_mapping(texts.text_of)
+        plain["policy"] = ignore_setting(findings.learned, policy)
+        plain["before"] = None if earlier is None else earlier.to_mapping(texts.text_of)
+        text = json.dumps(plain, indent=2, ensure_ascii=False)
         json_output.write_text(text + "\n", encoding="utf-8")
+    if html is not None:
+        page = probe_page(
+            data,
+            probed,
+            findings,
+            model=model,
+            spelled=spelled,
+            texts=texts,
+            before=None if against is None else (against, runs[1], found[1]),
+        )
+        html.write_text(page, encoding="utf-8")
+        console.print(f"page in [bold]{escape(str(html))}")
     if output is not None:
         console.print(f"all {len(probed):,} tokens in [bold]{escape(str(output))}")
 
@@ -188,29 +223,6 @@ def parts_of(
         positions = probed.of_example(number).position
         names.append(token_parts(spelled(number), stop_ids)[positions])
     return np.concatenate(names)
-
-
-def hardest(probed: ProbedTokens, count: int) -> list[int]:
-    """Return the numbers of the examples of the greatest mean loss, over tokens in the loss."""
-    in_loss = probed.taken(probed.weight != 0)
-    numbers, place = np.unique(in_loss.example, return_inverse=True)
-    means = np.bincount(place, in_loss.loss) / np.bincount(place)
-    chosen: list[int] = numbers[np.argsort(-means, kind="stable")[:count]].tolist()
-    return chosen
-
-
-def findings_as_json(
-    findings: Findings, texts: TokenTexts, policy: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return findings as plain data, each kind of token with its text, and the policy to set."""
-    plain = findings.to_mapping()
-    for name in ("learned", "carrying"):
-        plain[name] = [{"text": texts.text_of(kind["token"]), **kind} for kind in plain[name]]
-    plain["parts"] = {
-        name: {"tokens": count, "loss": loss, "first": first}
-        for name, (count, loss, first) in findings.parts.items()
-    }
-    return plain | {"policy": ignore_setting(findings.learned, policy)}
 
 
 def check_vocabulary(data: PreparedDataset, tokenizer: PreTrainedTokenizerBase, model: str) -> None:
@@ -276,6 +288,18 @@ def _check_number(number: int, count: int) -> None:
             f"to {count - 1}.",
             reason="no_such_example",
         )
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars of its own over ours."""
+    was_shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_shown:
+            transformers_logging.enable_progress_bar()
 
 
 class _TokensPerSecond(ProgressColumn):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,20 @@ from rich.table import Table
 from rich.text import Text
 
 from lossmask.example import Example
-from lossmask.learned_tokens import CARRIED, Findings, TokenKind, ignore_setting
+from lossmask.learned_tokens import CARRIED, Findings, PartLoss, TokenKind, ignore_setting
 from lossmask.pieces import Piece, pieces_of
 from lossmask.probed_tokens import ProbedTokens
 from lossmask.terminal import visible
 from lossmask.token_text import TokenTexts
 
-__all__ = ["show_findings", "show_legend", "show_probed_example", "show_surprises"]
+__all__ = [
+    "LEVELS",
+    "show_findings",
+    "show_probed_example",
+    "show_spread",
+    "show_surprises",
+    "spread_of",
+]
 
 LEVELS = (0.05, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Losses in nats at which the next colour begins."""
@@ -49,7 +57,11 @@ _ROWS = 12
 
 
 def show_findings(
-    findings: Findings, texts: TokenTexts, policy: Mapping[str, Any] | None = None
+    findings: Findings,
+    texts: TokenTexts,
+    policy: Mapping[str, Any] | None = None,
+    *,
+    before: Findings | None = None,
 ) -> RenderableType:
     """Draw what a probe found: the loss by part, what is learned at once, what carries the loss.
 
@@ -57,23 +69,30 @@ def show_findings(
         findings: What was found.
         texts: What tokens spell.
         policy: Of the prepared data.
+        before: What was found with another model on the same tokens.
     """
     learned, carrying = _learned(findings, texts, policy or {}), _carrying(findings, texts)
-    return Group(_parts_table(findings), *learned, *carrying)
+    return Group(_parts_table(findings, before), *learned, *carrying)
 
 
 def _heading(text: str) -> RenderableType:
     return Group(Text(), Rule(Text(text, "bold"), align="left", style="grey50"))
 
 
-def _parts_table(findings: Findings) -> Table:
-    table = _table("part", "tokens", "loss", "ranked first")
-    for name, (count, loss, first) in findings.parts.items():
-        table.add_row(name, f"{count:,}", f"{loss:.4f}", f"{first:.1%}")
-    if len(findings.parts) > 1:
-        table.add_section()
-    cells = ("all in the loss", f"{findings.tokens:,}", f"{findings.loss:.4f}")
-    table.add_row(*cells, f"{findings.first:.1%}", style="bold")
+def _parts_table(findings: Findings, before: Findings | None) -> Table:
+    if before is None:
+        table = _table("part", "tokens", "loss", "ranked first")
+    else:
+        table = _table("part", "tokens", "loss before", "loss", "first before", "ranked first")
+    whole = PartLoss(findings.tokens, findings.loss, findings.first)
+    for name, part in [*findings.parts.items(), ("all in the loss", whole)]:
+        earlier: PartLoss | Findings | None = None
+        if before is not None:
+            earlier = before if part is whole else before.parts[name]
+        losses = [f"{each.loss:.4f}" for each in (earlier, part) if each is not None]
+        firsts = [f"{each.first:.1%}" for each in (earlier, part) if each is not None]
+        style = "bold" if part is whole else ""
+        table.add_row(name, f"{part.tokens:,}", *losses, *firsts, style=style)
     return table
 
 
@@ -82,8 +101,8 @@ def _learned(
 ) -> Iterator[RenderableType]:
     criterion = findings.criterion
     rule = (
-        f"mean loss below {criterion.mean_loss:g}, ranked first in {criterion.first:.0%} of their "
-        f"places or more, {criterion.count} of them or more"
+        f"mean loss below {criterion.mean_loss:g}, ranked first in at least "
+        f"{criterion.first:.0%} of at least {criterion.count} places"
     )
     yield _heading("learned at once")
     yield Text(rule, "grey50")
@@ -94,10 +113,11 @@ def _learned(
     yield from _more(len(findings.learned))
     share = findings.learned_tokens / findings.tokens
     text = Text.assemble(
+        "These are ",
         (f"{share:.1%}", "bold green"),
-        " of the tokens in the loss are of these and have ",
+        " of the tokens in the loss and have ",
         (f"{findings.learned_loss_share:.1%}", "bold green"),
-        " of it: the loss is ",
+        " of it. The loss is ",
         (f"{findings.loss:.4f}", "bold"),
         " with them",
     )
@@ -114,8 +134,8 @@ def _learned(
         yield Text(f"  -p {shlex.quote(setting)}", "bold cyan", overflow="fold")
     if any(kind.is_stop for kind in findings.learned):
         yield Text(
-            "A stop token is among them: below 100 % it stays in the loss now and then, and the "
-            "model goes on to stop.",
+            "A stop token is among them. Ignored by chance it stays in the loss now and then, "
+            "which keeps the model stopping.",
             "grey50",
         )
 
@@ -123,9 +143,9 @@ def _learned(
 def _carrying(findings: Findings, texts: TokenTexts) -> Iterator[RenderableType]:
     yield _heading("carry the loss")
     yield Text(
-        f"{len(findings.carrying):,} of {findings.carrying_kinds_of:,} kinds of tokens have "
-        f"{CARRIED:.0%} of the loss; place by place, {findings.half_of_loss:.1%} of the tokens "
-        "have as much",
+        f"{CARRIED:.0%} of the loss is that of {len(findings.carrying):,} of "
+        f"{findings.carrying_kinds_of:,} kinds of tokens; place by place, of "
+        f"{findings.carried_by:.1%} of the tokens",
         "grey50",
     )
     yield _kinds_table(findings.carrying[:_ROWS], texts, shares=True)
@@ -144,7 +164,7 @@ def _kinds_table(kinds: Sequence[TokenKind], texts: TokenTexts, *, shares: bool 
         bar = "█" * round(kind.loss_share / most * 14) if shares else ""
         note = Text("stop token", "grey50") if kind.is_stop and not shares else Text(bar, "red")
         table.add_row(
-            Text(_quoted(texts.text_of(kind.token)), _STYLES[level_of(kind.mean_loss)]),
+            Text.assemble((_quoted(texts.text_of(kind.token)), _style_of(kind.mean_loss))),
             str(kind.token),
             f"{kind.count:,}",
             f"{kind.mean_loss:.4f}",
@@ -178,13 +198,46 @@ def _quoted(text: str, width: int = 24) -> str:
     return shown if len(shown) <= width else f"{shown[: width - 1]}…"
 
 
-def show_legend(*, colour: bool) -> RenderableType:
-    """Explain the colours, or the bars."""
-    legend = Text("loss  ", "grey50")
+def show_spread(probed: ProbedTokens, *, width: int, colour: bool) -> RenderableType:
+    """Draw which share of the tokens, and of the loss, has which loss, and explain the colours.
+
+    Args:
+        probed: The tokens; those not in the loss are left out.
+        width: Cells of a line.
+        colour: False draws bars of different height instead.
+    """
+    legend = Text(f"{'nats':<8}", "grey50")
     lower = ["0", *(f"{level:g}" for level in LEVELS)]
-    for index, low in enumerate(lower):
-        legend.append(f" {low}+ " if colour else f"{_BARS[index]} {low}+  ", _style(index, colour))
-    return legend.append("  nats; more is a greater surprise", "grey50")
+    for level, low in enumerate(lower):
+        legend.append(f" {low}+ " if colour else f"{_BARS[level]} {low}+  ", _style(level, colour))
+    lines = [
+        _stacked(name, values, width - 8, colour)
+        for name, values in zip(("tokens", "loss"), spread_of(probed), strict=True)
+    ]
+    return Group(*lines, legend)
+
+
+def spread_of(probed: ProbedTokens) -> tuple[list[float], list[float]]:
+    """Return how many tokens in the loss there are of each level, and the sum of their loss."""
+    tokens = probed.taken(probed.weight != 0)
+    level = np.searchsorted(LEVELS, tokens.loss, side="right")
+    sizes = np.abs(tokens.weight.astype(np.float64)) * tokens.loss
+    counts, sums = (
+        np.bincount(level, values, minlength=len(LEVELS) + 1).tolist() for values in (None, sizes)
+    )
+    return counts, sums
+
+
+def _stacked(name: str, values: Sequence[float], width: int, colour: bool) -> Text:
+    """Draw the shares of a whole end to end."""
+    ends = np.round(np.cumsum([0, *values]) / (sum(values) or 1) * width).astype(int).tolist()
+    drawn = Text(f"{name:<8}", "grey50")
+    for level, (start, end) in enumerate(pairwise(ends)):
+        label = f"{values[level] / (sum(values) or 1):.0%}" if colour else ""
+        fits = label if len(label) + 2 <= end - start else ""
+        fill = " " if colour else _BARS[level]
+        drawn.append(f"{fits:{fill}^{end - start}}" if end > start else "", _style(level, colour))
+    return drawn
 
 
 def _style(level: int, colour: bool) -> str:

@@ -86,8 +86,6 @@ def probe(
         "model": _identity(model, network),
         "dtype": str(network.dtype),
         "examples": count,
-        "batch_size": batch_size,
-        "max_tokens": max_tokens,
         "top_k": top_k,
         "all_tokens": all_tokens,
     }
