@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
-
-torch = pytest.importorskip("torch")
+import torch
 
 from lossmask import probing
 from lossmask.errors import InputError, LossmaskError, PolicyError, PreparedDataError

@@ -200,9 +200,9 @@ def probe_command(
             before=None if against is None else (against, runs[1], found[1]),
         )
         html.write_text(page, encoding="utf-8")
-        console.print(f"page in [bold]{escape(str(html))}")
+        console.print(f"page in [bold]{escape(str(html))}", highlight=False)
     if output is not None:
-        console.print(f"all {len(probed):,} tokens in [bold]{escape(str(output))}")
+        console.print(f"all {len(probed):,} tokens in [bold]{escape(str(output))}", highlight=False)
 
 
 def parts_of(

@@ -214,7 +214,7 @@ def show_spread(probed: ProbedTokens, *, width: int, colour: bool) -> Renderable
         _stacked(name, values, width - 8, colour)
         for name, values in zip(("tokens", "loss"), spread_of(probed), strict=True)
     ]
-    return Group(*lines, legend)
+    return Group(*lines, legend, Text())
 
 
 def spread_of(probed: ProbedTokens) -> tuple[list[float], list[float]]:

@@ -92,6 +92,15 @@
     return made;
   }
 
+  function changeScale() {
+    const kinds = ["better-3", "better-2", "better-1", "same", "worse-1", "worse-2", "worse-3"];
+    const labels = ["−3", "−1", "−0.1", "0", "+0.1", "+1", "+3"];
+    const made = element("div", "levels", "change of the loss");
+    kinds.forEach((kind, k) => made.append(element("span", kind, labels[k])));
+    made.append("nats and beyond");
+    return made;
+  }
+
   function spread() {
     return element(
       "div",
@@ -227,6 +236,7 @@
   let current = 0;
   const list = element("div", "card list");
   const detail = element("div", "card detail");
+  const legend = element("div", "legend");
   list.setAttribute("role", "listbox");
   list.setAttribute("aria-label", "Examples, the hardest first");
 
@@ -286,7 +296,7 @@
     return columns.top[k].map((token, place) => {
       const chance = percent(Math.exp(columns.logprobs[k][place]));
       const sign = token === id ? " ◂ this one" : "";
-      return [`${place + 1}.`, `${chance.padStart(6)}  ${shown(probe.texts[token])}${sign}`];
+      return [chance, `${shown(probe.texts[token])}${sign}`, "guess"];
     });
   }
 
@@ -308,6 +318,7 @@
 
   function show(k, isMove = false) {
     current = k;
+    legend.replaceChildren(colour === "loss" ? scale() : changeScale());
     [...list.children].forEach((item, place) => item.setAttribute("aria-selected", place === k));
     const example = probe.examples[k];
     const places = new Map(example.at.map((position, place) => [position, place]));
@@ -398,7 +409,7 @@
       section(
         "Examples",
         `${number(probe.examples.length)}${shownOf}, the hardest first`,
-        element("div", "legend", scale()),
+        legend,
         element("div", "panes", list, detail),
       ),
     ),
