@@ -386,17 +386,29 @@ def _draw_line(owner: str, cells: Sequence[_Cell], width: int, colour: bool) -> 
         bar = " " if cell.loss is None else _BARS[level_of(cell.loss)]
         if cell.is_stop and cell.loss is not None:
             style += " bold underline"
-        for character in cell.text:
-            size = cell_len(character)
-            if used + size > width:
+        for fitting in _fitting(cell.text, width, used):
+            if fitting is None:
                 yield from _finished(text, bars, colour)
-                margin = (f"{'':>{_MARGIN}} │ ", "cyan")
-                text, bars, used = Text.assemble(margin), "", 0
-            text.append(character, style)
-            bars += bar * size
-            used += size
+                text, bars, used = Text.assemble((f"{'':>{_MARGIN}} │ ", "cyan")), "", 0
+            else:
+                text.append(fitting, style)
+                bars += bar * cell_len(fitting)
+                used += cell_len(fitting)
     if cells:
         yield from _finished(text, bars, colour)
+
+
+def _fitting(text: str, width: int, used: int) -> Iterator[str | None]:
+    """Yield what of a text fits on the line, None where the next line begins, and so on."""
+    start = 0
+    for place, character in enumerate(text):
+        size = cell_len(character)
+        if used + size > width:
+            yield text[start:place]
+            yield None
+            start, used = place, 0
+        used += size
+    yield text[start:]
 
 
 def _finished(text: Text, bars: str, colour: bool) -> Iterator[Text]:
