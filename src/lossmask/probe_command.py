@@ -138,9 +138,8 @@ def probe_command(
     folders = [output, None if output is None else output / "before"]
     runs = []
     with without_progress_bars(), progress_bar(_TokensPerSecond()) as progress:
-        tasks = [progress.add_task(Path(each).name, total=None) for each in models]
-        for each, folder, task in zip(models, folders, tasks, strict=False):
-            progress.update(task, total=int(data.lengths[:count].sum()))
+        for each, folder in zip(models, folders, strict=False):
+            task = progress.add_task(Path(each).name, total=int(data.lengths[:count].sum()))
             probed = probe(
                 data,
                 each,
@@ -306,5 +305,5 @@ class _TokensPerSecond(ProgressColumn):
     """The speed of a bar that counts tokens."""
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f} tokens/s", "cyan")
+        seconds = task.finished_time or task.elapsed
+        return Text(f"{task.completed / seconds:,.0f} tokens/s" if seconds else "", "cyan")
