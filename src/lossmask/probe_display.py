@@ -26,8 +26,8 @@ from lossmask.example import Example
 from lossmask.learned_tokens import CARRIED, Findings, PartLoss, TokenKind, ignore_setting
 from lossmask.pieces import Piece, pieces_of
 from lossmask.probed_tokens import ProbedTokens
-from lossmask.terminal import visible
 from lossmask.token_text import TokenTexts
+from lossmask.visible_text import visible
 
 __all__ = [
     "LEVELS",
