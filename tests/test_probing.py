@@ -231,3 +231,9 @@ def test_settings_that_cannot_be_are_errors(tmp_path: Path, prepared: Path) -> N
         probe(prepared, model, dtype="float33")
     with pytest.raises(PreparedDataError, match=r"holds no example"):
         probe(write_prepared(tmp_path / "empty", [[]]), model)
+
+
+def test_equal_logits_are_ordered_by_id_whatever_order_they_come_in() -> None:
+    values = torch.tensor([[2.0, 1.0, 1.0, 0.5], [3.0, 3.0, 3.0, 3.0]])
+    ids = torch.tensor([[5, 9, 3, 0], [8, 2, 6, 4]])
+    assert probing._by_value(values, ids).tolist() == [[5, 3, 9, 0], [2, 4, 6, 8]]
