@@ -106,6 +106,12 @@ COMMANDS = (
         "pack prepared --max-length 4096 --show 0",
     ),
     Command(
+        "probe",
+        "probe_command:probe_command",
+        "?",
+        "probe prepared --model Qwen/Qwen3-0.6B --html probe.html",
+    ),
+    Command(
         "train",
         "train_command:train_command",
         "Fine-tune a model on a prepared folder with transformers.Trainer.",

@@ -31,6 +31,7 @@ from lossmask.example import IGNORE_INDEX
 
 __all__ = [
     "TokenLosses",
+    "at_supervised",
     "head_gives_logits",
     "supervised_loss",
     "supervised_token_losses",
@@ -41,6 +42,8 @@ CHUNK_POSITIONS = 1024
 """Positions whose logits exist in float32 at one time: 0.5 GB for a vocabulary of 128,000."""
 
 Batch = Mapping[str, Tensor]
+Step = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+"""Logits (positions, vocabulary) and targets (positions,) -> values per position."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,9 +145,52 @@ def supervised_token_losses(
         LossmaskError: The hidden states do not match the labels in shape, the head runs more than
             once, or ``chunk_head`` was asked of a model that changes its logits.
     """
+    nll, correct = at_supervised(
+        model,
+        batch,
+        _token_nll,
+        forward=forward,
+        chunk_positions=chunk_positions,
+        chunk_head=chunk_head,
+    )
+    chosen = batch["labels"][:, 1:] != IGNORE_INDEX
+    return TokenLosses(
+        nll=nll,
+        correct=correct,
+        weights=batch["loss_weights"][:, 1:][chosen].to(nll.device, torch.float32),
+        labels=batch["labels"][:, 1:][chosen].to(nll.device),
+        examples=chosen.nonzero()[:, 0].to(nll.device),
+    )
+
+
+def at_supervised(
+    model: nn.Module,
+    batch: Batch,
+    step: Step,
+    *,
+    forward: Callable[..., Any] | None = None,
+    chunk_positions: int = CHUNK_POSITIONS,
+    chunk_head: bool = False,
+) -> tuple[Tensor, ...]:
+    """Run a model and compute something from the logits of each supervised token.
+
+    Args:
+        model: As `supervised_token_losses` takes it.
+        batch: The same.
+        step: What to compute, chunk by chunk.
+        forward: As `supervised_token_losses` takes it.
+        chunk_positions: The same; so many positions go through ``step`` at a time.
+        chunk_head: The same.
+
+    Returns:
+        What ``step`` returns, for all supervised tokens, in reading order.
+
+    Raises:
+        LossmaskError: As `supervised_token_losses`.
+    """
     chosen = batch["labels"][:, 1:] != IGNORE_INDEX
     targets = batch["labels"][:, 1:][chosen]
-    tap = _HeadTap(chosen, targets, chunk_positions if chunk_head else None)
+    tap = _HeadTap(chosen, targets, step, chunk_positions if chunk_head else None)
     inputs: dict[str, Any] = {
         name: values for name, values in batch.items() if name not in _NOT_INPUTS
     }
@@ -152,19 +198,11 @@ def supervised_token_losses(
         # With a cache, transformers keeps no documents of one row apart (masking_utils.py).
         inputs["use_cache"] = False
     logits = _run(model, forward or model, inputs, tap)
-    if tap.losses is not None:
-        nll, correct = tap.losses
+    if tap.results is not None:
         _check_unchanged(model, tap.head_output, logits)
-    else:
-        picked = logits[0] if tap.calls else logits[:, :-1][chosen.to(logits.device)]
-        nll, correct = _in_chunks(_token_nll, picked, targets, chunk_positions)
-    return TokenLosses(
-        nll=nll,
-        correct=correct,
-        weights=batch["loss_weights"][:, 1:][chosen].to(nll.device, torch.float32),
-        labels=targets.to(nll.device),
-        examples=chosen.nonzero()[:, 0].to(nll.device),
-    )
+        return tap.results
+    picked = logits[0] if tap.calls else logits[:, :-1][chosen.to(logits.device)]
+    return _in_chunks(step, picked, targets, chunk_positions)
 
 
 def head_gives_logits(model: nn.Module) -> bool:
@@ -202,18 +240,22 @@ class _HeadTap:
     Args:
         chosen: (examples, length - 1) bool: positions that predict a supervised token.
         targets: (supervised,) int64: what they predict.
-        chunk_positions: If given, the losses are computed here, chunk by chunk from the hidden
-            states, and the model goes on with the logits of the first chosen position only.
+        step: What to compute from their logits.
+        chunk_positions: If given, that is done here, chunk by chunk from the hidden states, and the
+            model goes on with the logits of the first chosen position only.
     """
 
-    def __init__(self, chosen: Tensor, targets: Tensor, chunk_positions: int | None) -> None:
+    def __init__(
+        self, chosen: Tensor, targets: Tensor, step: Step, chunk_positions: int | None
+    ) -> None:
         self.chosen = chosen
         self.targets = targets
+        self.step = step
         self.chunk_positions = chunk_positions
         self.calls = 0
         self.hidden: Tensor | None = None
         self.head_output: Tensor | None = None
-        self.losses: tuple[Tensor, Tensor] | None = None
+        self.results: tuple[Tensor, ...] | None = None
 
     def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Replace hidden states (examples, length, width) by the chosen (1, supervised, width)."""
@@ -235,16 +277,16 @@ class _HeadTap:
         return (picked[:, :1], *args[1:])
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        """Compute the losses inside the model's forward, where autocast still holds."""
+        """Apply the step inside the model's forward, where autocast still holds."""
         if self.chunk_positions is None or self.hidden is None:
             return
 
-        def head_nll(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        def head_and_step(hidden: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
             # ``module(...)`` would come back to these hooks.
-            return _token_nll(module.forward(hidden), targets)
+            return self.step(module.forward(hidden), targets)
 
         self.head_output = output.detach()
-        self.losses = _in_chunks(head_nll, self.hidden, self.targets, self.chunk_positions)
+        self.results = _in_chunks(head_and_step, self.hidden, self.targets, self.chunk_positions)
 
 
 def _run(
@@ -269,25 +311,20 @@ def _output_embedding(model: nn.Module) -> nn.Module | None:
     return None if getter is None else getter()
 
 
-def _in_chunks(
-    step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-    states: Tensor,
-    targets: Tensor,
-    size: int,
-) -> tuple[Tensor, Tensor]:
+def _in_chunks(step: Step, states: Tensor, targets: Tensor, size: int) -> tuple[Tensor, ...]:
     """Apply ``step`` to (positions, ...) states in chunks, forgetting what it computes in between.
 
     An empty input makes one empty chunk, which keeps its graph: every parameter then has a
     gradient, 0.
     """
     targets = targets.to(states.device)
-    parts: list[tuple[Tensor, Tensor]] = [
+    parts: list[tuple[Tensor, ...]] = [
         checkpoint(
             step, states[start : start + size], targets[start : start + size], use_reentrant=False
         )
         for start in range(0, max(len(states), 1), size)
     ]
-    return torch.cat([nll for nll, _ in parts]), torch.cat([correct for _, correct in parts])
+    return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
 
 def _token_nll(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -62,7 +62,7 @@ def train_command(
 
     The loss falls on supervised tokens only. Checkpoints allow --resume.
     """
-    with _needs_train_extra():
+    with needs_train_extra():
         from lossmask.training import LoraSettings, train
         from lossmask.training_progress import RichProgress
     with progress_bar(MofNCompleteColumn(), TextColumn("{task.fields[logged]}")) as progress:
@@ -107,21 +107,6 @@ def demo_command(
     one, trains on completions only and on the full sequence, and prints what the model answers to
     held-out prompts before and after.
     """
-    with _needs_train_extra():
+    with needs_train_extra():
         from lossmask.demo import run_demo
     run_demo(Console(), seed=seed)
-
-
-class _needs_train_extra:
-    """Say how to install torch where it is missing."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind is not None and issubclass(kind, ModuleNotFoundError):
-            raise PolicyError(
-                f"training needs packages that are not installed ({error}): "
-                'pip install "lossmask[train]"',
-                reason="missing_extra",
-            ) from None

@@ -10,7 +10,6 @@ prepared data, and its tokenizer has the chat template that rendered them.
 from __future__ import annotations
 
 import dataclasses
-import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import Subset
 from transformers import (
-    AutoModelForCausalLM,
     PreTrainedModel,
     TrainerCallback,
     TrainingArguments,
@@ -34,9 +31,10 @@ from transformers import (
 
 from lossmask.added_tokens import grow_embeddings, lora_modules_of_added
 from lossmask.collate import PaddedCollator
-from lossmask.errors import InputError, PolicyError, PreparedDataError
+from lossmask.errors import PolicyError, PreparedDataError
 from lossmask.example import IGNORE_INDEX
 from lossmask.ignoring import IgnoreTokens
+from lossmask.model_loading import check_embeddings, load_model
 from lossmask.packed_examples import PackedExamples, pack_examples
 from lossmask.padding_free import PaddingFreeCollator
 from lossmask.policy import nearest
@@ -48,7 +46,6 @@ __all__ = ["Examples", "LoraSettings", "TrainingResult", "train"]
 
 _BATCH_SIZE = 8
 """Examples a forward pass, by default."""
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 class Examples(Protocol):
@@ -195,7 +192,7 @@ def train(
         evaluates=eval_data is not None,
     )
     set_seed(seed)
-    network = _load_model(model, dtype or ("auto" if lora else "float32"))
+    network = load_model(model, dtype or ("auto" if lora else "float32"))
     if isinstance(data, PreparedDataset) and (added := data.tokenizer.get("added")):
         pieces = {int(token): replaced for token, replaced in added.items()}
         grow_embeddings(network, data.tokenizer["vocab_size"], pieces)
@@ -357,24 +354,6 @@ def _arguments(
         ) from error
 
 
-def _load_model(model: str | Path | PreTrainedModel, dtype: str) -> PreTrainedModel:
-    if not isinstance(model, str | Path):
-        return model
-    if not Path(model).exists() and not _HUB_ID.fullmatch(str(model)):
-        raise InputError(
-            f"there is no model at {model}. Give the folder of a saved model.",
-            reason="missing_model",
-        )
-    try:
-        return AutoModelForCausalLM.from_pretrained(str(model), dtype=dtype)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"the model {model} cannot be loaded: {error}. Expected a causal language model with "
-            "its config.json and weights.",
-            reason="unloadable_model",
-        ) from error
-
-
 def _with_adapters(model: PreTrainedModel, lora: LoraSettings) -> nn.Module:
     modules = lora.target_modules
     settings = LoraConfig(
@@ -400,18 +379,10 @@ def _with_adapters(model: PreTrainedModel, lora: LoraSettings) -> nn.Module:
 
 def _check_fits(data: Examples, model: PreTrainedModel) -> None:
     """Check that every token has an embedding, and that every example has a loss."""
-    size = model.get_input_embeddings().weight.shape[0]
     if isinstance(data, PreparedDataset):  # which was checked when it was opened
-        largest, where = data.largest_token()
+        check_embeddings(model, *data.largest_token())
     else:
-        largest, where = _largest_token(data)
-    if largest >= size:
-        raise PreparedDataError(
-            f"{where}: token id {largest} has no embedding; the model has {size} (0 to "
-            f"{size - 1}). The data was prepared with another tokenizer, or tokens were added: "
-            "prepare it with the model's own, or resize the model's embeddings.",
-            reason="token_outside_model",
-        )
+        check_embeddings(model, *_largest_token(data))
 
 
 def _largest_token(data: Examples) -> tuple[int, str]:
