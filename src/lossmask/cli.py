@@ -1,4 +1,4 @@
-"""The command ``lossmask``: prepare, show, audit, report, convert, pack, train, demo.
+"""The command ``lossmask``: what looks at data, prepares it, trains on it.
 
 Torch is imported by ``train`` and ``demo`` only, inside their functions.
 """
@@ -20,6 +20,7 @@ from lossmask.data_commands import audit_command, prepare_command, show_command
 from lossmask.errors import LossmaskError, PolicyError
 from lossmask.pack_command import pack_command
 from lossmask.report_command import report_command
+from lossmask.serve_command import serve_command
 from lossmask.terminal import progress_bar, visible
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ for name, command, example in (
     ("audit", audit_command, "audit chats.jsonl --tokenizer Qwen/Qwen3-0.6B --prove"),
     ("report", report_command, "report chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o report.html"),
     ("convert", convert_command, "convert chats.json -o alpaca.jsonl --to alpaca"),
+    ("serve", serve_command, "serve chats.jsonl --tokenizer Qwen/Qwen3-0.6B"),
     ("pack", pack_command, "pack prepared --max-length 4096 --show 0"),
 ):
     app.command(name, epilog=f"Example: lossmask {example}")(command)

@@ -56,14 +56,6 @@ _POLICIES = {
     "control tokens as text": "control_tokens: escape\n",
 }
 _CALL = {"type": "function", "function": {"name": "forecast", "arguments": {"city": "Lisbon"}}}
-_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "forecast",
-        "description": "Tomorrow's weather in a city.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
-}
 _ASKED = {"role": "user", "content": "Will I need an umbrella in Lisbon tomorrow?"}
 _ANSWER = "Yes, take one: rain from noon, 14 °C. ☔"
 _BEGINNINGS: tuple[dict[str, Any], ...] = (
@@ -79,8 +71,7 @@ _BEGINNINGS: tuple[dict[str, Any], ...] = (
             },
             {"role": "tool", "content": '{"sky": "rain from noon", "celsius": 14}'},
             {"role": "assistant", "reasoning_content": "Rain: yes.", "content": _ANSWER},
-        ],
-        "tools": [_TOOL],
+        ]
     },
     {
         "messages": [

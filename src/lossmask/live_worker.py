@@ -36,8 +36,9 @@ from lossmask.errors import LossmaskError
 from lossmask.fork_server import interrupts_held_back, start_fork_server, starting_method
 
 _GRACE = 20.0  # seconds on the clock beyond the processor time, for a machine that is busy
-PATIENCE = {"start": 30.0, "origins": 5.0, "doctor": 15.0}
-"""Questions that may take so many times longer than others, as nobody types against them."""
+SLOW = ("origins", "doctor")
+"""Questions that may take longer, as nobody types against them."""
+_PATIENCE = {"start": 30.0, "origins": 5.0, "doctor": 15.0}  # times the limit
 
 
 class Answering(Protocol):
@@ -82,7 +83,7 @@ class LiveWorker:
             if self._process is None:
                 self._start()
             limits = Limits(
-                self._limits.seconds * PATIENCE.get(question, 1.0), self._limits.gibibytes
+                self._limits.seconds * _PATIENCE.get(question, 1.0), self._limits.gibibytes
             )
             kind, value = self._exchange((question, given, limits))
         if kind == "answer":

@@ -56,7 +56,8 @@ def serve_command(
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 = any that is free.")] = 8765,
     host: Annotated[
-        str, typer.Option(help="Address to listen at; others than this machine's own need the next.")
+        str,
+        typer.Option(help="Address to listen at; others than this machine's own need the next."),
     ] = "127.0.0.1",
     allow_remote: Annotated[
         bool,
@@ -66,7 +67,9 @@ def serve_command(
             "or the traffic, reads the data and runs templates on this machine.",
         ),
     ] = False,
-    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    open_browser: Annotated[
+        bool, typer.Option("--open", help="Open the page in a browser.")
+    ] = False,
     chat_template: TemplateOption = None,
     stop: StopOption = None,
     template_var: VariableOption = None,
@@ -129,14 +132,16 @@ def serve_command(
         cut_reply=cut_reply,
     )
     rows = RowPicker(data) if data else None
+    load, limits = partial(LiveEncoding, source), Limits(max_seconds, max_memory)
     console, token = Console(), secrets.token_urlsafe(24)
     with (
         _listening(host, port) as listener,
-        LiveWorker(partial(LiveEncoding, source), Limits(max_seconds, max_memory)) as worker,
+        LiveWorker(load, limits) as worker,
+        LiveWorker(load, limits) as slow_worker,
     ):
         with console.status("loading the tokenizer"):
             worker.ask("start", {})
-        name = "127.0.0.1" if is_loopback(host) else host
+        name = socket.gethostname() if host in ("0.0.0.0", "::") else host
         shown = f"[{name}]" if ":" in name else name
         address = f"http://{shown}:{listener.getsockname()[1]}/#{token}"
         if not is_loopback(host):
@@ -147,9 +152,14 @@ def serve_command(
         console.print(f"[bold]{escape(visible(address))}[/]\nCtrl-C ends it.", soft_wrap=True)
         if open_browser:
             typer.launch(address)
-        app = live_app(worker, token, rows=rows, is_remote=not is_loopback(host))
+        app = live_app(worker, slow_worker, token, rows=rows, is_remote=not is_loopback(host))
         settings = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none"
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ws="none",
         )
         uvicorn.Server(settings).run(sockets=[listener])
 

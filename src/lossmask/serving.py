@@ -31,13 +31,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lossmask.errors import InputError, LossmaskError
-from lossmask.live_worker import LiveWorker
+from lossmask.live_worker import SLOW, LiveWorker
 from lossmask.row_picker import RowPicker
 
 TOKEN_HEADER = "X-Lossmask-Token"
 _LARGEST = 16 << 20  # bytes of a question
 _PAGES = 64  # open ones whose newest question is remembered
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
 _ASSETS = ("page.js", "tokens.js", "live.js", "page.css", "tokens.css", "live.css")
 _HEADERS = {
@@ -56,17 +55,23 @@ _HEADERS = {
 
 
 def live_app(
-    worker: LiveWorker, token: str, *, rows: RowPicker | None = None, is_remote: bool = False
+    worker: LiveWorker,
+    slow_worker: LiveWorker,
+    token: str,
+    *,
+    rows: RowPicker | None = None,
+    is_remote: bool = False,
 ) -> ASGIApp:
     """Return the application.
 
     Args:
         worker: Encodes.
+        slow_worker: Answers what takes longer, so that no keystroke waits for it.
         token: The secret of this run.
         rows: Data to begin with, if any.
         is_remote: Whether other machines may ask: by this one's address or name.
     """
-    newest = _Newest()
+    lanes = {worker: _Newest(), slow_worker: _Newest()}
 
     async def encode(request: Request) -> Response:
         given = await _body(request)
@@ -76,10 +81,11 @@ def live_app(
         state = given.get("state", {})
         if not isinstance(state, dict):
             raise InputError("expected the key state, an object", reason="bad_request")
-        async with newest.turn(page) as is_newest:
+        chosen = slow_worker if question in SLOW else worker
+        async with lanes[chosen].turn(page) as is_newest:
             if not is_newest:
                 return JSONResponse({"superseded": True})
-            answer = await run_sync(worker.ask, question, state)
+            answer = await run_sync(chosen.ask, question, state)
         return Response(answer, media_type="application/json")
 
     async def row(request: Request) -> Response:
@@ -145,7 +151,7 @@ class _Guard:
     def __init__(self, app: ASGIApp, token: str, *, is_remote: bool) -> None:
         self._app = app
         self._token = token
-        self._names = {*_LOOPBACK, *([socket.gethostname().lower()] if is_remote else [])}
+        self._names = {socket.gethostname().lower()} if is_remote else set()
         self._is_remote = is_remote
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -197,7 +203,7 @@ class _Guard:
             name = (urlsplit(f"//{host}").hostname or "").lower()
         except ValueError:
             return False
-        return name in self._names or (self._is_remote and _is_address(name))
+        return name in self._names or is_loopback(name) or (self._is_remote and _is_address(name))
 
 
 def _is_address(name: str) -> bool:
