@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NoReturn, Protocol
@@ -54,12 +55,16 @@ class LiveWorker:
     Args:
         load: Makes what answers, in the process.
         limits: What a question may cost.
+        method: How the process starts: as :func:`starting_method` says, or ``fork``, which is quick
+            and right for a process without threads that use locks.
     """
 
-    def __init__(self, load: Callable[[], Answering], limits: Limits) -> None:
+    def __init__(
+        self, load: Callable[[], Answering], limits: Limits, *, method: str | None = None
+    ) -> None:
         self._load = load
         self._limits = limits
-        self._method = starting_method()
+        self._method = method or starting_method()
         self._process: Any = None
         self._pipe: Any = None
         self._lock = threading.Lock()
@@ -111,10 +116,13 @@ class LiveWorker:
     def _start(self) -> None:
         context: Any = multiprocessing.get_context(self._method)
         self._pipe, theirs = context.Pipe()
+        inherited = self._pipe if self._method == "fork" else None
         self._process = context.Process(
-            target=_keep, args=(theirs, self._load, os.getcwd()), daemon=True
+            target=_keep, args=(theirs, inherited, self._load, os.getcwd()), daemon=True
         )
-        with interrupts_held_back():
+        with interrupts_held_back(), warnings.catch_warnings():
+            # Python 3.12 warns of any thread; those of numpy and torch hold nothing while they idle
+            warnings.filterwarnings("ignore", r".*multi-threaded.*fork\(\)", DeprecationWarning)
             self._process.start()
         theirs.close()
 
@@ -159,8 +167,10 @@ def refusal_after(exit_code: int, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _keep(pipe: Any, load: Callable[[], Answering], folder: str) -> None:
+def _keep(pipe: Any, inherited: Any, load: Callable[[], Answering], folder: str) -> None:
     """Be the process: make what answers, and keep a fork that does until the pipe is closed."""
+    if inherited is not None:
+        inherited.close()  # or this process would itself keep the pipe open that it waits for
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who waits for this process ends it
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.chdir(folder)

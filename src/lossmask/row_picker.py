@@ -64,9 +64,11 @@ class RowPicker:
         place = self._place_of(first)
         if place is None:
             return
-        rows = [*islice(read_rows(self.paths, place), first - place.row, first - place.row + _SIZE)]
+        skipped = first - place.row
+        # one more than are wanted tells whether these are the last
+        rows = [*islice(read_rows(self.paths, place), skipped, skipped + _SIZE + 1)]
         self._rows = {raw.row: raw for raw in rows}
-        if len(rows) < _SIZE and (rows or first == 0):
+        if len(rows) <= _SIZE and (rows or first == 0):
             self.count = first + len(rows)
 
     def _place_of(self, first: int) -> Place | None:

@@ -19,7 +19,7 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping
 from importlib.resources import files
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import anyio
@@ -31,7 +31,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lossmask.errors import InputError, LossmaskError
-from lossmask.live_worker import SLOW, LiveWorker
+from lossmask.live_worker import SLOW
 from lossmask.row_picker import RowPicker
 
 TOKEN_HEADER = "X-Lossmask-Token"
@@ -54,9 +54,16 @@ _HEADERS = {
 }
 
 
+class Asking(Protocol):
+    """What answers questions; see ``LiveWorker``."""
+
+    def ask(self, question: str, given: Mapping[str, Any]) -> bytes:
+        """Return the answer as JSON."""
+
+
 def live_app(
-    worker: LiveWorker,
-    slow_worker: LiveWorker,
+    worker: Asking,
+    slow_worker: Asking,
     token: str,
     *,
     rows: RowPicker | None = None,
