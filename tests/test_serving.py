@@ -94,9 +94,6 @@ def test_tokens_are_those_of_the_encoder(client: TestClient) -> None:
     [example] = client.post("/encode", json=question()).json()["examples"]
     [expected] = Encoder.from_pretrained(DEMO_MODEL).encode_row(ROW).examples
     assert [example["table"][k][1] for k in example["pieces"]] == expected.input_ids.tolist()
-    assert example["weights"] == [[10, 0], [6, 1], [1, 0]] or example["supervised"] == int(
-        expected.loss_mask.sum()
-    )
     weights = [weight for count, weight in example["weights"] for _ in range(count)]
     assert weights == expected.loss_weights.tolist()
 
@@ -371,7 +368,7 @@ def test_typing_changes_the_tokens_and_nothing_else_is_asked_for(
     assert drawn == "Hello there<|im_end|>"
     assert one(page, ".timing").text.endswith(" ms")
     timings: Any = page.execute_script("return lossmask.live.timings")
-    assert len(timings) >= 6
+    assert len(timings) >= 2
     assert all(0 < each["encode"] < each["total"] for each in timings[-1:])
     assert is_quiet(page, address)
 
@@ -404,9 +401,6 @@ def test_a_broken_template_is_told_on_its_line_and_the_last_tokens_stay_greyed(
     assert shown_ids(page) == before
     assert one(page, ".mark.is-wrong:not([hidden])").get_attribute("style") == "top: 50px;"
     assert "is-wrong" in one(page, "#tab-template").get_attribute("class")
-    type_into(page, editor, "{% for m in messages %}[{{ m.content }}]{% endfor %}")
-    assert "is-stale" in one(page, ".result").get_attribute("class")  # no prompt leads there
-    one(page, ".refusal .kind")
     assert is_quiet(page, address)
 
 
@@ -457,10 +451,13 @@ def test_rows_are_gone_through_and_those_without_messages_edited_as_json(
     one(page, "[aria-label='Next row']").click()
     wait_for(page, "document.querySelector('.picker input').value === '2'")
     settle(page)
-    assert one(page, ".note").text == "Edited as JSON: the row has no list of messages."
+    assert (
+        one(page, "[aria-labelledby=tab-conversation] .note").text
+        == "Edited as JSON: the row has no list of messages."
+    )
     assert not one(page, "[aria-label='Next row']").is_enabled()
     assert one(page, ".picker .place").text == "of 3 · rows.jsonl:3"
-    type_into(page, ".code textarea", '{\n"messages": [')
+    type_into(page, "[aria-label='The row as JSON']", '{\n"messages": [')
     assert one(page, ".refusal .place").text == "JSON line 2"
     assert is_quiet(page, address)
 
@@ -474,15 +471,19 @@ def test_messages_are_added_moved_and_removed(page: Chrome, address: str) -> Non
     assert "".join(texts(page, ".lm-trained")) == "Hello<|im_end|>No.<|im_end|>"
     page.find_elements(By.XPATH, "//button[text()='+ tool calls']")[-1].click()
     settle(page)
-    assert one(page, ".refusal .place").text == "message 3"
-    assert one(page, ".message.is-wrong .number").text == "3"
+    assert one(page, ".finding .kind").text == "content_dropped"
+    assert one(page, ".finding .where").text == "message 3"
     calls = "textarea.is-code"
     type_into(page, calls, "[{]")
     assert one(page, ".field .problem:not([hidden])").text
     one(page, "[aria-label='Remove tool calls']").click()
     one(page, "[aria-label='Remove message 1']").click()
     settle(page)
-    assert len(texts(page, ".message")) == 3
+    assert texts(page, ".message .number") == ["0", "1", "2"]
+    assert one(page, "[aria-label='Move message 0 up']").is_enabled() is False
+    one(page, "[aria-label='Move message 2 up']").click()
+    settle(page)
+    assert texts(page, ".lm-role") == ["0 user", "1 assistant", "2 user"]
     assert is_quiet(page, address)
 
 
@@ -579,5 +580,5 @@ def test_the_page_can_be_read_in_the_light_in_the_dark_and_on_a_phone(
     assert (sum(image.getpixel((3, 890))) < 150) == dark
     sizes = page.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert sizes == [width, width]
-    assert one(page, ".tokens .lm-trained").is_displayed() or texts(page, ".lm-trained")
+    assert page.find_elements(By.CSS_SELECTOR, ".tokens .lm-trained")[0].is_displayed()
     assert is_quiet(page, address)

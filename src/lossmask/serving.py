@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import secrets
 import socket
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import anyio
 from anyio.to_thread import run_sync
@@ -37,6 +37,7 @@ from lossmask.row_picker import RowPicker
 TOKEN_HEADER = "X-Lossmask-Token"
 _LARGEST = 16 << 20  # bytes of a question
 _PAGES = 64  # open ones whose newest question is remembered
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z._-]+)(:[0-9]{1,5})?")
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
 _ASSETS = ("page.js", "tokens.js", "live.js", "page.css", "tokens.css", "live.css")
 _HEADERS = {
@@ -206,10 +207,10 @@ class _Guard:
 
     def _is_here(self, host: str) -> bool:
         """Return whether a Host header names this machine; an address cannot be rebound."""
-        try:
-            name = (urlsplit(f"//{host}").hostname or "").lower()
-        except ValueError:
+        found = _HOST.fullmatch(host.lower())
+        if found is None:
             return False
+        name = found[1].strip("[]")
         return name in self._names or is_loopback(name) or (self._is_remote and _is_address(name))
 
 
