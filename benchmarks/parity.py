@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import track
@@ -30,13 +30,18 @@ from transformers import PreTrainedTokenizerBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from template_facts import TemplateFacts, columns_of
 from templates_page import Result, exact_share, page, reason_of
 
 from lossmask import Encoder, Policy
+from lossmask.diagnosis import TOPICS
+from lossmask.doctor import diagnose
 from tests import corpus
 from tests.control_token_parity import Attack, Encoders, check_escaped, control_ids
 from tests.parity import Case, check
 from tests.scenarios import Scenario, scenarios_of
+
+R = TypeVar("R")
 
 
 def cases_of_template(name: str) -> list[Result]:
@@ -93,9 +98,16 @@ def _masked(value: Any, control: re.Pattern[str]) -> Any:
     return [_masked(v, control) for v in value] if isinstance(value, list) else value
 
 
+def facts_of_template(name: str) -> list[TemplateFacts]:
+    """Run the doctor on one template; whether it is at parity is what the cases tell."""
+    encoder = Encoder(corpus.tokenizer_for(name), chat_template=corpus.template_source(name))
+    topics = [topic for topic in TOPICS if topic != "parity"]
+    return [(name, columns_of(diagnose(encoder, topics=topics)))]
+
+
 def run(
-    what: str, cases_of: Callable[[str], list[Result]], names: Sequence[str], workers: int
-) -> list[Result]:
+    what: str, cases_of: Callable[[str], list[R]], names: Sequence[str], workers: int
+) -> list[R]:
     """Check many, in processes."""
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         results = pool.imap(cases_of, names, chunksize=1)
@@ -150,6 +162,7 @@ def main() -> int:
     templates = corpus.template_names()[:: arguments.every]
     tokenizers = corpus.tokenizer_names()[:: arguments.every]
     of_templates = run("templates", cases_of_template, templates, arguments.workers)
+    facts = run("what they do", facts_of_template, templates, arguments.workers)
     of_tokenizers = run("tokenizers", cases_of_tokenizer, tokenizers, arguments.workers)
     console = Console(width=120)
     wrong, share = report(of_templates, "templates", console)
@@ -160,7 +173,7 @@ def main() -> int:
         f"{len(of_templates) + len(of_tokenizers):,} cases, {time.perf_counter() - begun:.0f} s: "
         f"{share_of_all:.3%} exact, {wrong + wrong_tokenizers} wrong"
     )
-    written = page(of_templates, of_tokenizers)
+    written = page(of_templates, of_tokenizers, dict(facts))
     if arguments.write:
         arguments.write.write_text(written, encoding="utf-8")
     if arguments.check:

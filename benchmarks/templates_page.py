@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from template_facts import COLUMNS, LEGEND
+
 from lossmask.explanations import FINDINGS, REASONS
 from tests.parity import Case
 
@@ -30,12 +32,17 @@ Every rendering is derived twice, by tracing and by perturbation, and the two ag
 """
 
 
-def page(templates: Sequence[Result], tokenizers: Sequence[Result]) -> str:
+def page(
+    templates: Sequence[Result],
+    tokenizers: Sequence[Result],
+    facts: Mapping[str, tuple[str, ...]],
+) -> str:
     """Write the page.
 
     Args:
         templates: Results of the templates.
         tokenizers: Results of the tokenizers, each with the templates that fit it.
+        facts: What the doctor says of each template, as ``template_facts`` puts it.
     """
     everything = [*templates, *tokenizers]
     return "\n".join(
@@ -53,10 +60,11 @@ def page(templates: Sequence[Result], tokenizers: Sequence[Result]) -> str:
             *_findings(everything),
             "",
             "## Tokenizers\n",
-            *_lines(tokenizers),
+            *_lines(tokenizers, {}),
             "",
             "## Templates\n",
-            *_lines(templates),
+            LEGEND,
+            *_lines(templates, facts),
             "",
         ]
     )
@@ -105,9 +113,10 @@ def _findings(results: Sequence[Result]) -> Iterable[str]:
         yield f"| `{kind}` | {FINDINGS[kind]} | {number:,} |"
 
 
-def _lines(results: Sequence[Result]) -> Iterable[str]:
-    yield "| name | exact | refused | no completion | raises |"
-    yield "| --- | --- | --- | --- | --- |"
+def _lines(results: Sequence[Result], facts: Mapping[str, tuple[str, ...]]) -> Iterable[str]:
+    names = ["name", "exact", "refused", "no completion", "raises", *(COLUMNS if facts else ())]
+    yield f"| {' | '.join(names)} |"
+    yield f"|{' --- |' * len(names)}"
     by_name: dict[str, list[Case]] = defaultdict(list)
     for name, _, case in results:
         by_name[name].append(case)
@@ -116,6 +125,7 @@ def _lines(results: Sequence[Result]) -> Iterable[str]:
         yield (
             f"| `{name}` | {status['exact']} | {_with_reasons(cases, 'refused')} | "
             f"{_with_reasons(cases, 'no completion')} | {status['raises'] or ''} |"
+            + "".join(f" {column} |" for column in facts.get(name, ()))
         )
 
 

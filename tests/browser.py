@@ -110,6 +110,9 @@ def screenshot(driver: Chrome, path: Path) -> Image.Image:
     Raises:
         AssertionError: It is blank.
     """
+    driver.execute_async_script(
+        "const [painted] = arguments; requestAnimationFrame(() => requestAnimationFrame(painted))"
+    )
     shot = driver.get_screenshot_as_png()
     path.write_bytes(shot)
     image = Image.open(io.BytesIO(shot)).convert("RGB")

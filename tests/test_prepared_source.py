@@ -12,7 +12,7 @@ from lossmask import Policy
 from lossmask.embedded import DEMO_MODEL
 from lossmask.errors import PreparedDataError
 from lossmask.fit import Fit
-from lossmask.prepared_source import is_prepared, prepared_source
+from lossmask.prepared_source import prepared_source
 from lossmask.preparing import EncoderSource, prepare
 from tests.fixture_templates import FIXTURE_TEMPLATES
 from tests.scenarios import assistant, user
@@ -38,8 +38,6 @@ def prepared(tmp_path: Path, source: EncoderSource) -> Path:
 )
 def test_what_it_was_made_from_encodes_the_same(tmp_path: Path, source: EncoderSource) -> None:
     folder = prepared(tmp_path, source)
-    assert is_prepared(folder)
-    assert not is_prepared(tmp_path)
     found = prepared_source(folder)
     assert found.data == [tmp_path / "chats.jsonl"]
     assert found.source.load().fingerprint() == source.load().fingerprint()
@@ -63,7 +61,7 @@ def test_another_tokenizer_at_the_same_place_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "model" / "tokenizer_config.json"
     changed = json.loads(config.read_text()) | {"eos_token": "<|im_start|>"}
     config.write_text(json.dumps(changed))
-    with pytest.raises(PreparedDataError, match="not those of .*model today"):
+    with pytest.raises(PreparedDataError, match=r"not those of .*model today"):
         prepared_source(folder)
 
 

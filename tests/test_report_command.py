@@ -53,7 +53,7 @@ def test_one_file_is_written(
     assert sorted(each.name for each in tmp_path.iterdir()) == ["chats.jsonl", "report.html"]
     data = data_of(page)
     assert [example["row"] for example in data["examples"]] == [0, 2, 4]
-    assert ["policy", "stop=never"] in data["setting"]
+    assert ["policy", 'stop="never"'] in data["setting"]
 
 
 def test_a_prepared_folder_has_the_report_of_what_it_was_made_from(
@@ -96,3 +96,17 @@ def test_data_needs_a_tokenizer(chats: Path, capsys: pytest.CaptureFixture[str])
     code, _, error = run(capsys, "report", chats)
     assert code == 1
     assert error == "error (no_tokenizer): give --tokenizer, a folder or hub id"
+
+
+def test_an_output_that_cannot_be_written_is_refused_at_once(
+    chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing" / "report.html"
+    _, _, error = run(capsys, "report", chats, "-t", DEMO_MODEL, "-o", missing)
+    assert error == (
+        f"error (bad_output): --output {missing} cannot be: there is no {missing.parent}; name an "
+        "HTML file"
+    )
+    code, _, error = run(capsys, "report", chats, "-t", DEMO_MODEL, "-o", tmp_path)
+    assert code == 1
+    assert error == f"error (bad_output): --output {tmp_path} is a folder; name an HTML file"

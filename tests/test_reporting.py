@@ -15,14 +15,16 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from lossmask.attribution import attribute
-from lossmask.auditing import Tally
+from lossmask.auditing import Audit
 from lossmask.confinement import Limits
+from lossmask.data_files import RawRow
 from lossmask.embedded import DEMO_MODEL
 from lossmask.errors import InputError
 from lossmask.html_page import html_page
 from lossmask.preparing import EncoderSource
 from lossmask.report_command import SCRIPTS, STYLES
-from lossmask.reporting import Facts, report, sample, sample_text
+from lossmask.reporting import Traced, fitting, report, sample, sample_text
+from lossmask.tallies import Instance, Tally
 from tests.browser import (
     browser,
     console_messages,
@@ -60,22 +62,23 @@ def of_demo(path: Path, *, examples: int = 200, workers: int = 1) -> dict[str, A
 def test_figures_are_of_every_row_and_examples_of_some(tmp_path: Path) -> None:
     rows = [*chats(30), {"messages": [user("no answer")]}, {"messages": "broken"}]
     found = of_demo(written(tmp_path / "chats.jsonl", rows), examples=4)
-    figures = found["figures"]
-    assert (figures["rows_in"], figures["rows_kept"], figures["rows_rejected"]) == (32, 30, 2)
-    assert figures["examples"] == 30
-    assert [example["row"] for example in found["examples"]] == [0, 9, 19, 29]
+    audit = found["audit"]
+    assert (audit["rows_in"], audit["rows_kept"], audit["rows_rejected"]) == (32, 30, 2)
+    assert audit["examples"] == 30
+    assert [example["row"] for example in found["examples"]] == [0, 7, 15, 23]
     assert [example["place"] for example in found["examples"]][:2] == [
         "chats.jsonl:1",
-        "chats.jsonl:10",
+        "chats.jsonl:8",
     ]
     assert found["sample"] == (
-        "4 of 30 examples are shown: up to 5 of each finding, the others evenly spaced over the "
+        "4 of 30 examples are shown: those that findings name, and rows evenly spaced over the "
         "data. All figures are of every row."
     )
     assert [(each["place"], each["reason"]) for each in found["rejected"]] == [
         ("chats.jsonl:31", "no_assistant"),
         ("chats.jsonl:32", "bad_conversation"),
     ]
+    assert audit["rejections"]["no_assistant"]["examples"][0]["place"] == ("chats.jsonl:31")
     for histogram in found["histograms"]:
         assert sum(histogram["bars"]["counts"]) == 30
     assert json.loads(json.dumps(found, allow_nan=False)) == found
@@ -90,8 +93,8 @@ def test_the_result_is_the_same_for_any_number_of_processes(tmp_path: Path) -> N
 def test_a_row_that_is_all_there_is_can_be_rejected(tmp_path: Path) -> None:
     found = of_demo(written(tmp_path / "chats.jsonl", [{"messages": []}]))
     assert found["examples"] == []
-    assert found["figures"]["length_quantiles"] == []
     assert found["rejected"][0]["text"] == '{"messages": []}'
+    assert found["histograms"][0]["bars"] == {"edges": [0, 1], "counts": [0]}
 
 
 def test_no_rows_are_an_error(tmp_path: Path) -> None:
@@ -99,38 +102,46 @@ def test_no_rows_are_an_error(tmp_path: Path) -> None:
         of_demo(written(tmp_path / "empty.jsonl", []))
 
 
-def facts_of(lengths: list[int], found: dict[str, list[int]]) -> Facts:
-    facts = Facts()
-    facts.rows.extend(range(len(lengths)))
-    facts.lengths.extend(lengths)
-    for kind, places in found.items():
-        facts.found.setdefault(kind, facts.rows[:0]).extend(places)
-        facts.audit.findings[kind] = Tally(len(places), len(places))
-    return facts
+def test_rows_that_findings_name_are_shown_with_what_was_found(tmp_path: Path) -> None:
+    rows = chats(60)
+    rows[41] = {"messages": [user("Q"), {**assistant("A"), "mood": "calm"}]}
+    rows[43] = rows[7]
+    found = of_demo(written(tmp_path / "chats.jsonl", rows), examples=5)
+    shown = {example["row"]: example["findings"] for example in found["examples"]}
+    assert len(shown) == 5
+    [dropped] = shown[41]
+    assert dropped[0] == "key_dropped"
+    assert [finding[0] for finding in shown[43]] == ["duplicate_conversation"]
+    assert shown[43][0][1] == "the same as chats.jsonl:8"
 
 
-def test_examples_of_every_finding_come_first_and_the_others_evenly_spaced() -> None:
-    facts = facts_of([10] * 1000, {"rare": [501, 502], "common": list(range(0, 1000, 3))})
-    chosen = sample(facts, 12)
-    assert {501, 502} <= set(chosen)
-    assert sum(index % 3 == 0 for index in chosen) >= 5
-    assert chosen == sorted(set(chosen))
-    assert len(chosen) == 12
-    assert sample(facts, 0) == []
-    assert sample(facts, 5000) == list(range(1000))
+def test_rows_are_chosen_so_that_they_come_to_the_examples_asked_for() -> None:
+    assert sample(Audit(rows_in=1000, examples=2000, tokens=20_000), 10) == [0, 249, 499, 749, 999]
+    assert sample(Audit(rows_in=1000, examples=1000, tokens=10_000), 0) == []
+    assert sample(Audit(rows_in=3, examples=3, tokens=30), 200) == [0, 1, 2]
+    assert sample(Audit(rows_in=9), 200) == []
 
 
-def test_fewer_examples_are_shown_where_they_are_long() -> None:
-    chosen = sample(facts_of([200_000] * 100, {}), 50)
-    assert len(chosen) == 3
-    assert sample_text(100, 3, 50).startswith("3 of 100 examples are shown: up to 5 of each")
-    assert "no more than those that make 500,000 tokens" in sample_text(100, 3, 50)
+def test_fewer_rows_are_chosen_where_they_are_long() -> None:
+    assert len(sample(Audit(rows_in=100, examples=100, tokens=20_000_000), 50)) == 3
+    said = sample_text(100, 3, 50)
+    assert said.startswith("3 of 100 examples are shown, as many as make 500,000 tokens: those")
+    assert sample_text(3, 3, 50) == "All 3 examples are shown."
+
+
+def test_no_more_tokens_are_shown_than_a_browser_can_open(tmp_path: Path) -> None:
+    [example] = EncoderSource(str(DEMO_MODEL)).load().encode([user("Q"), assistant("x " * 99_999)])
+    raw = [RawRow("chats.jsonl", line, line - 1, b"{}") for line in (1, 2, 3, 4)]
+    traced = [Traced(each, 1, 1, example, ("user", "assistant"), ()) for each in raw]
+    assert 200_000 < len(example) < 250_000
+    named = Audit(findings={"kind": Tally(1, 1, [Instance("chats.jsonl", 3, None, "said")])})
+    assert [each.raw.line for each in fitting(traced, named, 4)] == [1, 3]
+    assert [each.raw.line for each in fitting(traced, named, 1)] == [3]
 
 
 def test_authors_are_those_of_attribution(tmp_path: Path) -> None:
     path = written(tmp_path / "chats.jsonl", chats(1))
-    source = EncoderSource(str(DEMO_MODEL))
-    [authors] = attribute(source.load(), chats(1)[0])
+    [authors] = attribute(EncoderSource(str(DEMO_MODEL)).load(), chats(1)[0])
     [example] = of_demo(path)["examples"]
     runs = example["authors"]["runs"]
     assert [run[0] for run in runs] == [author.end - author.start for author in authors]
@@ -227,6 +238,15 @@ def test_examples_are_searched_filtered_and_gone_through_by_keyboard(
     body.send_keys("/")
     driver.switch_to.active_element.send_keys("THE NEEDLE")
     assert one(driver, ".count").text == f"1 of {len(INJECTIONS) + 1} examples"
+    driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+    body.send_keys("n")
+    middle = driver.execute_script(
+        "const {drawn} = lossmask.report;"
+        "const first = drawn.read.weights.findIndex((weight) => weight);"
+        "return drawn.elementOf(first).getBoundingClientRect().top / innerHeight"
+    )
+    assert 0.3 < middle < 0.7
+    body.send_keys("/")
     assert "".join(texts(driver, ".hit")).replace("·", " ").strip() == "the needle"
     driver.switch_to.active_element.send_keys(Keys.ESCAPE)
     one(driver, ".filters .lm-button").click()
@@ -267,7 +287,9 @@ def test_a_token_tells_its_origin_when_pointed_at(driver: Chrome, hostile_page: 
     assert pairs["weight"] == "1 · trained"
     assert pairs["part"] == "content"
     assert pairs["written by"].startswith("message 1 assistant · content · character")
-    assert pairs["template line"] == "1"
+    assert (
+        pairs["template line"] == "4"
+    )  # of the template, whose lines end in the middle of headers
     tokens.send_keys(Keys.ESCAPE)
     assert not one(driver, ".lm-card").is_displayed()
     assert is_quiet(driver, hostile_page)
@@ -283,7 +305,9 @@ def test_the_page_can_be_read_in_the_light_in_the_dark_and_on_a_phone(
     open_at(driver, hostile_page, width=width, dark=dark, touch=touch)
     image = screenshot(driver, tmp_path / "top.png")
     assert image.size == (width, 900)
-    assert (sum(image.getpixel((3, 890))) < 150) == dark
+    corner = image.getpixel((3, 890))
+    assert isinstance(corner, tuple)
+    assert (sum(corner) < 150) == dark
     sizes = driver.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert sizes == [width, width]
     driver.execute_script("document.getElementById('examples').scrollIntoView()")

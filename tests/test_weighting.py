@@ -9,6 +9,7 @@ import pytest
 
 from lossmask import ConversationError, Encoder, Example, ParityError, Policy
 from lossmask.embedded import DEMO_MODEL
+from lossmask.policy import PARTS
 from tests.scenarios import Message, assistant, system, tool, user
 
 TEMPLATE = (

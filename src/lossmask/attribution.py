@@ -131,7 +131,7 @@ def attributed(encoder: Encoder, row: Mapping[str, Any]) -> Attributed:
     """Encode one row and keep what its examples were built from."""
     built: list[Source] = []
     setting = replace(
-        _lined_setting(encoder),
+        lined_setting(encoder),
         record=lambda example, group, weigher: built.append(Source(example, group, weigher)),
     )
     normal: Mapping[str, Any] = {}
@@ -151,7 +151,7 @@ def attributed(encoder: Encoder, row: Mapping[str, Any]) -> Attributed:
 _settings: WeakKeyDictionary[Encoder, Setting] = WeakKeyDictionary()
 
 
-def _lined_setting(encoder: Encoder) -> Setting:
+def lined_setting(encoder: Encoder) -> Setting:
     """Return the setting of an encoder with a template that knows its lines, if it is a template.
 
     What renders otherwise has none.

@@ -1,59 +1,79 @@
 """Data -> what training on it would be: every row, what was found, what it costs.
 
 In: rows and what encoding made of them. Out: an :class:`Audit`, which adds up and keeps an example
-of everything it counts.
+of everything it counts. Its parts are collected where the rows are encoded; rows that repeat others
+are found once all are known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from lossmask.confinement import Limits
-from lossmask.data_files import RawRow, check_files, in_chunks, read_rows
-from lossmask.errors import InputError
-from lossmask.example import Example
+import numpy as np
+import numpy.typing as npt
+
+from lossmask.audit_statistics import Source, Statistics, count_parts
+from lossmask.control_tokens import control_tokens_of
+from lossmask.data_files import RawRow
+from lossmask.encoder import Encoder
+from lossmask.errors import LossmaskError
+from lossmask.example import Example, Span
+from lossmask.formats import to_normal
+from lossmask.layout import Layout
 from lossmask.outcome import Lost, Outcome
-from lossmask.preparing import EncoderSource
-from lossmask.worker import Chunk, Progress
-from lossmask.workers import Workers
+from lossmask.plain_conversations import PlainLayout
+from lossmask.plain_tokens import FlatTokens
+from lossmask.policy import PARTS
+from lossmask.repeated_rows import Repeated, RowTexts, identity_of
+from lossmask.severities import FOUND, REJECTED, SEVERITIES, Severity
+from lossmask.tallies import SHOWN, Instance, Tally, line_of, worst_first
+from lossmask.tokenizing import TextTokenizer
 
-ROWS_PER_CHUNK = 200
-SHOWN = 3
-"""Examples kept of each kind of finding and each reason."""
+FORMAT = 1
+"""Of :meth:`Audit.to_mapping`."""
+_CONTENT, _STOP, _PROMPT = (PARTS.index(part) for part in ("content", "stop", "prompt"))
 
 
-@dataclass(slots=True)
-class Tally:
-    """How often something was found, and where first.
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """What an audit asks of tokens besides.
 
     Attributes:
-        count: How often, several times in one row included.
-        rows: In how many rows.
-        places: The first few, ``file:line, message 3: detail``.
+        stop_ids: Where inference ends a turn.
+        bos_id: The beginning of a sequence, None if the tokenizer has none.
+        control_ids: Control tokens that messages may hold as such: under ``control_tokens=allow``.
+        layout: How rows are laid out.
     """
 
-    count: int = 0
-    rows: int = 0
-    places: list[str] = field(default_factory=list)
+    stop_ids: tuple[int, ...] = ()
+    bos_id: int | None = None
+    control_ids: tuple[int, ...] = ()
+    layout: Layout = field(default_factory=Layout)
 
-    def merge(self, other: Tally) -> None:
-        """Add the tally of later rows."""
-        self.count += other.count
-        self.rows += other.rows
-        self.places = (self.places + other.places)[:SHOWN]
+    @classmethod
+    def of(cls, encoder: Encoder) -> Checks:
+        """Return what is to be asked of the tokens of an encoder."""
+        setting, control = encoder._setting, ()
+        if setting.policy.control_tokens == "allow" and isinstance(
+            setting.tokenizer, TextTokenizer
+        ):
+            control = tuple(sorted(control_tokens_of(setting.tokenizer, setting.stops).ids))
+        bos = encoder.tokenizer.bos_token_id
+        return cls(tuple(sorted(encoder.stop_ids)), bos, control, encoder.layout)
 
-    def add(self, place: str, details: Sequence[tuple[int | None, str]]) -> None:
-        """Count what one row holds: message index and detail of each."""
-        self.count += len(details)
-        self.rows += 1
-        index, detail = details[0]
-        if len(self.places) < SHOWN:
-            where = "" if index is None or index < 0 else f", message {index}"
-            self.places.append(f"{place}{where}: {detail}")
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What is the same for all rows of a batch, computed once."""
+
+    tokens: FlatTokens
+    parts: npt.NDArray[np.int64]
+    doubled: frozenset[int]
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()  # pickled as None: whoever has it next sees another batch
 
 
 @dataclass(slots=True)
@@ -61,6 +81,7 @@ class Audit:
     """What the rows came to.
 
     Attributes:
+        checks: What is asked of tokens besides.
         rows_in: Rows read.
         rows_kept: Rows that became examples.
         examples: Examples.
@@ -72,10 +93,14 @@ class Audit:
         repeated_tokens: Tokens out of the loss in the second and further examples of a row: what
             ``history="expand"`` costs.
         lost: What truncation takes away.
+        statistics: Lengths, parts, sources.
         findings: By kind.
         rejections: By reason.
+        texts: What rows are compared by.
+        not_told: What cannot be told from this input, one sentence each.
     """
 
+    checks: Checks = field(default_factory=Checks)
     rows_in: int = 0
     rows_kept: int = 0
     examples: int = 0
@@ -86,112 +111,264 @@ class Audit:
     rows_expanded: int = 0
     repeated_tokens: int = 0
     lost: Lost = field(default_factory=Lost)
+    statistics: Statistics = field(default_factory=Statistics)
     findings: dict[str, Tally] = field(default_factory=dict)
     rejections: dict[str, Tally] = field(default_factory=dict)
+    texts: RowTexts = field(default_factory=RowTexts)
+    not_told: tuple[str, ...] = ()
+    _batch: _Batch | None = field(default=None, compare=False, repr=False)
 
     @property
     def rows_rejected(self) -> int:
         """Rows that became nothing."""
         return self.rows_in - self.rows_kept
 
+    @property
+    def stop_rate(self) -> float | None:
+        """The share of supervised turns that end with a stop token in the loss; None of none."""
+        return self.statistics.stops_trained / self.turns if self.turns else None
+
+    @property
+    def worst(self) -> Severity | None:
+        """The severity of the worst that was found, None of nothing."""
+        found = {FOUND[kind].severity for kind in self.findings}
+        found |= {REJECTED[reason].severity for reason in self.rejections}
+        return next((severity for severity in SEVERITIES if severity in found), None)
+
     def add(self, raw: RawRow, outcome: Outcome) -> None:
         """Count one row."""
+        row = _parsed(raw)
+        source = self.statistics.source(_source(raw, row))
+        source.rows += 1
         self.rows_in += 1
         self.lost += outcome.lost
         if outcome.rejection is not None:
             tally = self.rejections.setdefault(outcome.rejection.reason, Tally())
-            tally.add(raw.place, [(outcome.rejection.message_index, outcome.rejection.detail)])
+            tally.add(raw, [(outcome.rejection.message_index, outcome.rejection.detail)])
             return
         self.rows_kept += 1
+        source.rows_kept += 1
         self.rows_expanded += len(outcome.examples) > 1
-        self._add_examples(outcome.examples)
-        self._add_findings(raw.place, outcome.examples)
+        self.texts.add(raw.file, line_of(raw), identity_of(to_normal(row, self.checks.layout)))
+        for number, example in enumerate(outcome.examples):
+            self._add_example(source, example, is_first=not number)
+        self._add_findings(raw, outcome.examples)
+
+    def add_plain(
+        self,
+        raw: RawRow,
+        row: Mapping[str, Any],
+        layout: PlainLayout,
+        batch: tuple[FlatTokens, int],
+    ) -> None:
+        """Count one row that became an example of a batch, with nothing to find in encoding it."""
+        tokens, number = batch
+        if self._batch is None or self._batch.tokens is not tokens:
+            self._batch = self._look_at(tokens)
+        source = self.statistics.source(_source(raw, row))
+        first, end = tokens.starts[number : number + 2].tolist()
+        turns = len(layout.completions)
+        source.rows += 1
+        source.rows_kept += 1
+        self.rows_in += 1
+        self.rows_kept += 1
+        self.count_example(
+            source,
+            (end - first, tokens.in_loss[number]),
+            turns=(turns, 0, turns),
+            parts=self._batch.parts[number],
+        )
+        self.texts.add(raw.file, line_of(raw), identity_of(row))
+        if number in self._batch.doubled:
+            ids, index = tokens.input_ids[first:end], tokens.message_index[first:end]
+            self._tally(raw, self.asked_of(ids, index))
 
     def close(self) -> None:
-        """Do nothing: an audit of no more rows is whole."""
+        """Compute what takes all rows of a chunk at once."""
+        self._batch = None
+        self.texts.close()
 
     def merge(self, other: Audit) -> None:
-        """Add the audit of later rows."""
+        """Add the audit of later rows, their texts aside."""
         for name in _NUMBERS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.lost += other.lost
+        self.statistics.merge(other.statistics)
         for mine, theirs in ((self.findings, other.findings), (self.rejections, other.rejections)):
             for kind, tally in theirs.items():
                 mine.setdefault(kind, Tally()).merge(tally)
 
-    def _add_examples(self, examples: Sequence[Example]) -> None:
-        for number, example in enumerate(examples):
-            self.examples += 1
-            self.tokens += len(example)
-            self.supervised_tokens += example.supervised_count
-            self.turns += len(example.spans)
-            self.turns_without_stop += sum(span.stop is None for span in example.spans)
-            if number:
-                self.repeated_tokens += len(example) - example.supervised_count
+    def add_repeats(self, kind: str, repeated: Sequence[Repeated], says: str) -> None:
+        """Take rows that repeat others, as a finding of a kind.
 
-    def _add_findings(self, place: str, examples: Iterable[Example]) -> None:
+        Args:
+            kind: Of the finding.
+            repeated: The rows.
+            says: What of them, before the place that they repeat.
+        """
+        if repeated:
+            instances = [
+                Instance(each.file, each.line, None, f"{_likeness(each)}{says} {each.other}")
+                for each in repeated[:SHOWN]
+            ]
+            self.findings[kind] = Tally(len(repeated), len(repeated), instances)
+
+    def add_about_all(self, kind: str, detail: str) -> None:
+        """Take a finding about all of the data."""
+        self.findings[kind] = Tally(1, self.rows_kept, [Instance("", 0, None, detail)])
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return everything as plain data, for JSON: see ``docs/audit.md``."""
+        plain = {name: getattr(self, name) for name in _NUMBERS}
+        return {
+            "format": FORMAT,
+            "worst": self.worst,
+            **plain,
+            "rows_rejected": self.rows_rejected,
+            "supervised_share": self.supervised_tokens / max(self.tokens, 1),
+            "stop_rate": self.stop_rate,
+            "lost": asdict(self.lost),
+            "findings": {
+                kind: tally.to_mapping(FOUND[kind], self.rows_in)
+                for kind, tally in worst_first(self.findings, FOUND)
+            },
+            "rejections": {
+                reason: tally.to_mapping(REJECTED[reason], self.rows_in)
+                for reason, tally in worst_first(self.rejections, REJECTED)
+            },
+            "statistics": self.statistics.to_mapping(),
+            "not_told": list(self.not_told),
+        }
+
+    def count_example(
+        self,
+        source: Source,
+        tokens: tuple[int, int],
+        *,
+        turns: tuple[int, int, int],
+        parts: npt.NDArray[np.int64],
+        is_first: bool = True,
+    ) -> None:
+        """Count one example.
+
+        Args:
+            source: Of its row.
+            tokens: All of its tokens, and those in the loss.
+            turns: Its supervised turns, those without a stop token, those with one in the loss.
+            parts: int64 (parts, 2), as ``count_parts`` gives it.
+            is_first: Whether it is the first one of its row.
+        """
+        for counts in (self, source):
+            counts.examples += 1
+            counts.tokens += tokens[0]
+            counts.supervised_tokens += tokens[1]
+        self.turns += turns[0]
+        self.turns_without_stop += turns[1]
+        if not is_first:
+            self.repeated_tokens += tokens[0] - tokens[1]
+        self.statistics.add(*tokens, turns=turns[0], stops=turns[2], parts=parts)
+
+    def _add_example(self, source: Source, example: Example, *, is_first: bool) -> None:
+        [parts] = count_parts(self._parts(example), example.loss_mask)
+        without = sum(span.stop is None for span in example.spans)
+        stops = sum(_trains_stop(example, span) for span in example.spans)
+        self.count_example(
+            source,
+            (len(example), example.supervised_count),
+            turns=(len(example.spans), without, stops),
+            parts=parts,
+            is_first=is_first,
+        )
+
+    def _parts(self, example: Example) -> npt.NDArray[np.int8]:
+        """Return the parts of an example; of a text, what is in the loss is content or stop."""
+        if example.parts is not None:
+            return example.parts
+        is_stop = np.isin(example.input_ids, self.checks.stop_ids)
+        inside = np.where(is_stop, np.int8(_STOP), np.int8(_CONTENT))
+        return np.where(example.loss_mask, inside, np.int8(_PROMPT))
+
+    def _add_findings(self, raw: RawRow, examples: Sequence[Example]) -> None:
         found: dict[str, list[tuple[int | None, str]]] = {}
         for example in examples:
             for finding in example.findings:
                 found.setdefault(finding.kind, []).append((finding.message_index, finding.detail))
+            asked = self.asked_of(example.input_ids, example.message_index)
+            for kind, details in asked.items():
+                found.setdefault(kind, []).extend(details)
+        if "special_token_doubled" in found:  # which says the same, and more
+            found.pop("bos_doubled", None)
+        if len(examples) > 1:
+            trained = ", ".join(
+                str(span.message_index) for each in examples[1:] for span in each.spans
+            )
+            detail = f"{len(examples)} examples; of their own: message {trained}"
+            found["history_expanded"] = [(None, detail)]
+        self._tally(raw, found)
+
+    def _tally(self, raw: RawRow, found: Mapping[str, list[tuple[int | None, str]]]) -> None:
         for kind, details in found.items():
-            self.findings.setdefault(kind, Tally()).add(place, details)
+            self.findings.setdefault(kind, Tally()).add(raw, details)
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Return everything as plain data, for JSON."""
-        plain = {name: getattr(self, name) for name in _NUMBERS}
-        return plain | {
-            "rows_rejected": self.rows_rejected,
-            "lost": asdict(self.lost),
-            "findings": {kind: _plain(tally) for kind, tally in by_rows(self.findings)},
-            "rejections": {reason: _plain(tally) for reason, tally in by_rows(self.rejections)},
-        }
+    def asked_of(
+        self, ids: npt.NDArray[np.int32], message_index: npt.NDArray[np.int32]
+    ) -> dict[str, list[tuple[int | None, str]]]:
+        """Return what the tokens of one example themselves tell."""
+        found: dict[str, list[tuple[int | None, str]]] = {}
+        bos = self.checks.bos_id
+        if bos is not None and len(ids) > 1 and ids[0] == ids[1] == bos:
+            detail = f"the first two tokens are both {bos}, the beginning of a sequence"
+            found["bos_doubled"] = [(None, detail)]
+        if self.checks.control_ids:
+            is_control = np.isin(ids, self.checks.control_ids) & (message_index >= 0)
+            for token in np.flatnonzero(is_control).tolist():
+                detail = f"token {token} of the example is the control token {ids[token]}"
+                found.setdefault("control_token_in_content", []).append(
+                    (int(message_index[token]), detail)
+                )
+        return found
+
+    def _look_at(self, tokens: FlatTokens) -> _Batch:
+        starts, ids = tokens.starts, tokens.input_ids
+        parts = count_parts(tokens.parts(), tokens.labels >= 0, starts[:-1].tolist())
+        doubled: list[int] = []
+        if self.checks.bos_id is not None:
+            first, second = starts[:-1], np.minimum(starts[:-1] + 1, len(ids) - 1)
+            is_double = (ids[first] == self.checks.bos_id) & (ids[second] == self.checks.bos_id)
+            doubled = np.flatnonzero(is_double & (np.diff(starts) > 1)).tolist()
+        return _Batch(tokens, parts, frozenset(doubled))
 
 
-_NUMBERS = tuple(
-    name for name in Audit.__dataclass_fields__ if name not in ("lost", "findings", "rejections")
+def _source(raw: RawRow, row: Mapping[str, Any]) -> str:
+    """Return what a row is counted under: its column ``source``, else its file."""
+    named = row.get("source")
+    return named if isinstance(named, str) and named else raw.file
+
+
+def _parsed(raw: RawRow) -> Mapping[str, Any]:
+    """Return a row, without keys if it cannot be read: why is told by its rejection."""
+    try:
+        return raw.parse()
+    except LossmaskError:
+        return {}
+
+
+def _trains_stop(example: Example, span: Span) -> bool:
+    return span.stop is not None and bool(example.loss_weights[span.token_end - 1])
+
+
+def _likeness(repeated: Repeated) -> str:
+    return "" if repeated.similarity == 1 else f"{repeated.similarity:.0%} alike: "
+
+
+_NUMBERS = (
+    "rows_in",
+    "rows_kept",
+    "examples",
+    "tokens",
+    "supervised_tokens",
+    "turns",
+    "turns_without_stop",
+    "rows_expanded",
+    "repeated_tokens",
 )
-
-
-def by_rows(tallies: dict[str, Tally]) -> list[tuple[str, Tally]]:
-    """Return tallies, those of the most rows first."""
-    return sorted(tallies.items(), key=lambda item: (-item[1].rows, item[0]))
-
-
-def audit(
-    paths: Sequence[Path],
-    source: EncoderSource,
-    *,
-    limits: Limits,
-    workers: int = 1,
-    progress: Progress = lambda done: None,
-) -> Audit:
-    """Encode every row of data files and count what comes of it; nothing is written.
-
-    Args:
-        paths: Data files, in any format that ``data_files`` and ``formats`` read.
-        source: Tokenizer, template and policy.
-        limits: What one row may cost.
-        workers: Processes; the result is the same for any number.
-        progress: Told the bytes of input done.
-
-    Raises:
-        InputError: A file is missing or no data, or there is no row.
-        TemplateError: The first rows all reach the limits.
-    """
-    check_files(paths)
-    rows = in_chunks(read_rows(paths), ROWS_PER_CHUNK)
-    chunks = (Chunk(number, chunk, Audit()) for number, chunk in enumerate(rows))
-    with Workers(source.load, limits) as processes:
-        processes.try_template(islice(read_rows(paths), ROWS_PER_CHUNK))
-        finished = sorted(processes.encode(chunks, workers, progress), key=lambda c: c.number)
-    whole = Audit()
-    for chunk in finished:
-        whole.merge(chunk.results)
-    if not whole.rows_in:
-        raise InputError(f"no rows in {', '.join(map(str, paths))}", reason="no_rows")
-    return whole
-
-
-def _plain(tally: Tally) -> dict[str, Any]:
-    return {"count": tally.count, "rows": tally.rows, "examples": tally.places}

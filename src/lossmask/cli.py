@@ -1,4 +1,4 @@
-"""The command ``lossmask``: what looks at data, prepares it, trains on it.
+"""The command ``lossmask``: from data to examples, what is in them, and training on them.
 
 Torch is imported by ``train`` and ``demo`` only, inside their functions.
 """
@@ -14,13 +14,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn, TextColumn
 
+from lossmask.audit_command import audit_command
 from lossmask.command_options import name_and_value
 from lossmask.convert_command import convert_command
-from lossmask.data_commands import audit_command, prepare_command, show_command
+from lossmask.data_commands import prepare_command
+from lossmask.doctor_command import doctor_command
 from lossmask.errors import LossmaskError, PolicyError
+from lossmask.explain_command import explain_command
 from lossmask.pack_command import pack_command
 from lossmask.report_command import report_command
 from lossmask.serve_command import serve_command
+from lossmask.show_command import show_command
 from lossmask.terminal import progress_bar, visible
 
 app = typer.Typer(
@@ -35,11 +39,13 @@ app = typer.Typer(
 
 for name, command, example in (
     ("prepare", prepare_command, "prepare chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o prepared"),
-    ("show", show_command, "show chats.jsonl --tokenizer Qwen/Qwen3-0.6B --row 3"),
+    ("show", show_command, "show chats.jsonl --tokenizer Qwen/Qwen3-0.6B --rows 3,7-9"),
+    ("explain", explain_command, "explain chats.jsonl -t Qwen/Qwen3-0.6B --text '<|im_end|>'"),
     ("audit", audit_command, "audit chats.jsonl --tokenizer Qwen/Qwen3-0.6B --prove"),
     ("report", report_command, "report chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o report.html"),
     ("convert", convert_command, "convert chats.json -o alpaca.jsonl --to alpaca"),
     ("serve", serve_command, "serve chats.jsonl --tokenizer Qwen/Qwen3-0.6B"),
+    ("doctor", doctor_command, "doctor Qwen/Qwen3-0.6B --fail-on warning"),
     ("pack", pack_command, "pack prepared --max-length 4096 --show 0"),
 ):
     app.command(name, epilog=f"Example: lossmask {example}")(command)

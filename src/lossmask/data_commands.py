@@ -1,9 +1,7 @@
-"""The commands that work on data, without torch: prepare, show, audit."""
+"""``lossmask prepare``, without torch."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -12,8 +10,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import TransferSpeedColumn
 
-from lossmask.audit_display import show_audit
-from lossmask.auditing import audit
 from lossmask.command_options import (
     AppendStopOption,
     BoundaryOption,
@@ -37,21 +33,12 @@ from lossmask.command_options import (
     worker_count,
 )
 from lossmask.confinement import Limits
-from lossmask.data_files import check_files, read_row, total_bytes
+from lossmask.data_files import check_files, total_bytes
 from lossmask.encoder import load_tokenizer
-from lossmask.formats import to_normal
 from lossmask.instruction_styles import cost_of, is_style
 from lossmask.max_rejected import MaxRejected
 from lossmask.preparing import Engine, prepare
-from lossmask.terminal import (
-    has_colour,
-    progress_bar,
-    show_cost,
-    show_example,
-    show_rejection,
-    summary,
-)
-from lossmask.workers import encode_apart
+from lossmask.terminal import progress_bar, show_cost, summary
 
 
 def prepare_command(
@@ -170,146 +157,4 @@ def prepare_command(
     counts = prepared.counts
     Console().print(summary(counts, str(prepared.folder)))
     if not counts.rows_kept:
-        raise typer.Exit(1)
-
-
-def show_command(
-    data: Annotated[
-        Path, typer.Argument(help="A data file, or a data set of the hub.", show_default=False)
-    ],
-    tokenizer: TokenizerOption,
-    row: Annotated[int, typer.Option("--row", "-n", min=0, help="Row number, from 0.")] = 0,
-    chat_template: TemplateOption = None,
-    stop: StopOption = None,
-    template_var: VariableOption = None,
-    layout: LayoutOption = None,
-    policy: PolicyOption = None,
-    train_on: TrainOnOption = None,
-    history: HistoryOption = None,
-    boundary: BoundaryOption = None,
-    control_tokens: ControlOption = None,
-    append_stop: AppendStopOption = None,
-    fit: FitOption = None,
-    max_length: MaxLengthOption = None,
-    truncation: TruncationOption = None,
-    cut_reply: CutReplyOption = None,
-    max_seconds: MaxSecondsOption = 60,
-    max_memory: MaxMemoryOption = 4,
-) -> None:
-    """Show the tokens of one row: trained (green), stop token (red), not trained (dim).
-
-    Exit code 1 if the row cannot be encoded; the reason is shown.
-    """
-    source = encoder_source(
-        tokenizer,
-        chat_template=chat_template,
-        stop=stop,
-        template_var=template_var,
-        layout=layout,
-        policy=policy,
-        train_on=train_on,
-        history=history,
-        boundary=boundary,
-        control_tokens=control_tokens,
-        append_stop=append_stop,
-        fit=fit,
-        max_length=max_length,
-        truncation=truncation,
-        cut_reply=cut_reply,
-    )
-    check_files([data])
-    raw = read_row(data, row)
-    console = Console()
-    outcome = encode_apart(raw, source.load, Limits(max_seconds, max_memory))
-    if outcome.rejection is not None:
-        console.print(show_rejection(raw, outcome.rejection))
-        raise typer.Exit(1)
-    normal = to_normal(raw.parse(), source.layout)
-    messages = normal.get("messages") or [{"role": "text"}] * len(normal.get("weights", [0]))
-    for number, example in enumerate(outcome.examples, start=1):
-        console.print(
-            show_example(
-                example,
-                messages,
-                number=number,
-                total=len(outcome.examples),
-                colour=has_colour(console),
-            )
-        )
-
-
-def audit_command(
-    data: Data,
-    tokenizer: TokenizerOption,
-    chat_template: TemplateOption = None,
-    stop: StopOption = None,
-    template_var: VariableOption = None,
-    layout: LayoutOption = None,
-    policy: PolicyOption = None,
-    train_on: TrainOnOption = None,
-    history: HistoryOption = None,
-    boundary: BoundaryOption = None,
-    control_tokens: ControlOption = None,
-    append_stop: AppendStopOption = None,
-    fit: FitOption = None,
-    max_length: MaxLengthOption = None,
-    truncation: TruncationOption = None,
-    cut_reply: CutReplyOption = None,
-    prove: Annotated[
-        bool,
-        typer.Option(
-            "--prove",
-            help="Derive who wrote which character a second time, by perturbing every string of "
-            "every row, and reject rows where the two disagree. Slower.",
-        ),
-    ] = False,
-    json_output: Annotated[
-        Path | None, typer.Option("--json", help="Write the audit to this file as JSON, too.")
-    ] = None,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes; 0 = one per core. The result is the same.")
-    ] = 0,
-    max_seconds: MaxSecondsOption = 60,
-    max_memory: MaxMemoryOption = 4,
-) -> None:
-    """Look at every row without writing anything: what is kept, lost, altered, repeated.
-
-    Exit code 1 if any row is rejected.
-    """
-    source = encoder_source(
-        tokenizer,
-        chat_template=chat_template,
-        stop=stop,
-        template_var=template_var,
-        layout=layout,
-        policy=policy,
-        train_on=train_on,
-        history=history,
-        boundary=boundary,
-        control_tokens=control_tokens,
-        append_stop=append_stop,
-        fit=fit,
-        max_length=max_length,
-        truncation=truncation,
-        cut_reply=cut_reply,
-    )
-    if prove:
-        source = replace(source, proof="rows")
-    check_files(data)
-    total = total_bytes(data)
-    with progress_bar(TransferSpeedColumn()) as progress:
-        task = progress.add_task("audit", total=total)
-        found = audit(
-            data,
-            source,
-            limits=Limits(max_seconds, max_memory),
-            workers=worker_count(workers, total),
-            progress=lambda done: progress.advance(task, done),
-        )
-        progress.update(task, total=total or 1, completed=total or 1)
-    Console().print(show_audit(found, is_proved=prove))
-    if json_output is not None:
-        text = json.dumps(found.to_mapping(), indent=2, ensure_ascii=False)
-        json_output.write_text(text + "\n", encoding="utf-8")
-    if found.rows_rejected:
         raise typer.Exit(1)

@@ -101,6 +101,12 @@ class Example:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    def _repr_html_(self) -> str:
+        """Draw the example in a notebook."""
+        from lossmask.example_html import example_html  # which imports this module
+
+        return example_html(self)
+
     @property
     def loss_mask(self) -> npt.NDArray[np.bool_]:
         """Bool (n,), True = in the loss."""

@@ -17,7 +17,7 @@ from lossmask.errors import PreparedDataError
 from lossmask.fit import Fit
 from lossmask.layout import Layout
 from lossmask.policy import Policy
-from lossmask.prepared_manifest import MANIFEST_NAME, PreparedFolder, read_manifest
+from lossmask.prepared_manifest import PreparedFolder, read_manifest
 from lossmask.preparing import EncoderSource
 
 _COUNTS = ("rows_in", "rows_kept", "examples", "tokens", "supervised_tokens")
@@ -58,11 +58,6 @@ class PreparedSource:
                     "longer what was prepared. Run `lossmask prepare` again.",
                     reason="data_changed",
                 )
-
-
-def is_prepared(path: Path) -> bool:
-    """Return whether a path is a folder that ``prepare`` wrote."""
-    return (path / MANIFEST_NAME).is_file()
 
 
 def prepared_source(folder: Path, variables: tuple[tuple[str, Any], ...] = ()) -> PreparedSource:

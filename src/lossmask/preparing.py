@@ -364,6 +364,7 @@ def _describe_tokenizer(
     return added | {
         "path": str(local.resolve()) if added or local.exists() else source.tokenizer,
         "vocab_size": len(encoder.tokenizer),
+        "bos_token_id": encoder.tokenizer.bos_token_id,
         "eos_token_id": encoder.tokenizer.eos_token_id,
         "pad_token_id": encoder.tokenizer.pad_token_id,
         "stop_ids": sorted(encoder.stop_ids),

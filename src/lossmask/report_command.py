@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import TransferSpeedColumn
 
+from lossmask.audit_prepared import is_prepared
 from lossmask.command_options import (
     AppendStopOption,
     BoundaryOption,
@@ -37,7 +37,7 @@ from lossmask.confinement import Limits
 from lossmask.data_files import check_files, total_bytes
 from lossmask.errors import PolicyError
 from lossmask.html_page import html_page
-from lossmask.prepared_source import is_prepared, prepared_source
+from lossmask.prepared_source import prepared_source
 from lossmask.reporting import report
 from lossmask.terminal import progress_bar, visible
 
@@ -63,8 +63,8 @@ def report_command(
         int,
         typer.Option(
             min=0,
-            help="How many to show: some of each finding, the others evenly spaced. All figures "
-            "are of every row.",
+            help="How many to show: those that findings name, the others evenly spaced. All "
+            "figures are of every row.",
         ),
     ] = 200,
     chat_template: TemplateOption = None,
@@ -92,6 +92,7 @@ def report_command(
     The file needs no network and nothing beside it. Of a folder that `prepare` wrote, data,
     tokenizer and policy are those of its manifest.
     """
+    _check_output(output)
     options: dict[str, Any] = {
         "chat_template": chat_template,
         "stop": stop,
@@ -119,8 +120,9 @@ def report_command(
         source = encoder_source(tokenizer, template_var=template_var, **options)
     check_files(data)
     total = total_bytes(data)
-    with progress_bar(TransferSpeedColumn()) as progress:
-        task = progress.add_task("count", total=total)
+    with progress_bar() as progress:
+        task = progress.add_task("count every row", total=total)
+        trace = progress.add_task("trace those shown", total=None, visible=False)
         found = report(
             data,
             source,
@@ -128,16 +130,30 @@ def report_command(
             examples=examples,
             workers=worker_count(workers, total),
             progress=lambda done: progress.advance(task, done),
+            shown=lambda done, count: progress.update(
+                trace, completed=done, total=count, visible=True
+            ),
         )
         progress.update(task, total=total or 1, completed=total or 1)
     if prepared is not None:
-        prepared.check(found["figures"])
+        prepared.check(found["audit"])
     page = html_page(f"lossmask: {found['title']}", found, scripts=SCRIPTS, styles=STYLES)
     output.write_text(page, encoding="utf-8")
     Console().print(
         f"{escape(visible(str(output)))}: {len(page.encode()) / 1e6:.1f} MB, "
-        f"{len(found['examples'])} of {found['figures']['examples']:,} examples"
+        f"{len(found['examples'])} of {found['audit']['examples']:,} examples"
     )
+
+
+def _check_output(output: Path) -> None:
+    """Refuse what cannot be written before anything takes time.
+
+    Raises:
+        PolicyError: It is a folder, or in none.
+    """
+    if output.is_dir() or not output.parent.is_dir():
+        what = "is a folder" if output.is_dir() else f"cannot be: there is no {output.parent}"
+        raise PolicyError(f"--output {output} {what}; name an HTML file", reason="bad_output")
 
 
 def _require_none(folder: Path, options: Mapping[str, object]) -> None:

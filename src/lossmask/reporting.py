@@ -1,118 +1,100 @@
-"""Data -> what a report shows: figures of every row, and some examples token by token.
+"""Data -> what a report shows: the audit of every row, and some examples token by token.
 
 In: data files and how to encode them. Out: plain data, which ``assets/web/report.js`` draws. The
-rows are read twice: once in processes that a hostile row may end, to count everything; then those
-that are shown, to say of each token where it came from.
+rows are read twice, each time encoded in processes that a hostile row may end: once to audit them
+all, then those that are shown, to say of each token who wrote it.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lossmask.attribution import attribute
-from lossmask.auditing import ROWS_PER_CHUNK, Audit, by_rows
+from lossmask.attribution import Author, attributed
+from lossmask.audit_data import audit
+from lossmask.auditing import Audit
 from lossmask.confinement import Limits
-from lossmask.data_files import RawRow, check_files, in_chunks, read_rows
+from lossmask.data_files import RawRow, in_chunks, read_rows
 from lossmask.encoder import Encoder
-from lossmask.errors import InputError
-from lossmask.explanations import FINDINGS, REASONS
-from lossmask.formats import to_normal
+from lossmask.example import Example
 from lossmask.outcome import Outcome
+from lossmask.policy import Policy
 from lossmask.preparing import EncoderSource
+from lossmask.tallies import Instance, line_of
 from lossmask.token_data import PieceTable, token_data
 from lossmask.worker import Chunk, Progress
 from lossmask.workers import Workers
 
-OF_EACH_FINDING = 5
-"""Examples that are shown of each kind of finding, if there are so many."""
-OF_EACH_REASON = 20
-"""Rejected rows that are shown of each reason."""
 MOST_TOKENS = 500_000
 """Tokens that a report shows, so that a browser can open it: of fewer examples if they are long."""
-_EXCERPT = 600  # characters of a rejected row
+_EXCERPT = 2000  # characters of a rejected row
 _BARS = 32
+_ROWS_PER_CHUNK = 16
 
-Ints = npt.NDArray[np.int64]
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """An example with what is known of its text."""
+
+    raw: RawRow
+    number: int
+    of: int
+    example: Example
+    roles: tuple[str, ...]
+    authors: tuple[Author, ...]
 
 
 @dataclass(slots=True)
-class Facts:
-    """What is remembered of every example and of some rejected rows, besides the audit.
+class Traces:
+    """What is shown of the rows of a chunk.
 
     Attributes:
-        audit: Everything that is counted.
-        rows: Row of each example.
-        lengths: Its tokens.
-        supervised: Its tokens in the loss.
-        found: Kind of finding -> indices of the examples that have it.
-        rejected: Reason -> the first rows rejected for it.
+        examples: Of the rows that are kept.
+        rejected: The others, with the reason of each.
     """
 
-    audit: Audit = field(default_factory=Audit)
-    rows: array[int] = field(default_factory=lambda: array("q"))
-    lengths: array[int] = field(default_factory=lambda: array("q"))
-    supervised: array[int] = field(default_factory=lambda: array("q"))
-    found: dict[str, array[int]] = field(default_factory=dict)
-    rejected: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    examples: list[Traced] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, raw: RawRow, outcome: Outcome) -> None:
         """Take the outcome of the next row."""
-        self.audit.add(raw, outcome)
         if (rejection := outcome.rejection) is not None:
-            kept = self.rejected.setdefault(rejection.reason, [])
-            if len(kept) < OF_EACH_REASON:
-                kept.append(
-                    {
-                        "place": raw.place,
-                        "row": raw.row,
-                        "reason": rejection.reason,
-                        "detail": rejection.detail,
-                        "message": rejection.message_index,
-                        "text": _excerpt(raw),
-                    }
-                )
-        for example in outcome.examples:
-            for kind in {finding.kind for finding in example.findings}:
-                self.found.setdefault(kind, array("q")).append(len(self.rows))
-            self.rows.append(raw.row)
-            self.lengths.append(len(example))
-            self.supervised.append(example.supervised_count)
+            found = {"reason": rejection.reason, "detail": rejection.detail}
+            excerpt = raw.data[: 4 * _EXCERPT].decode("utf-8", "replace")[:_EXCERPT]
+            place = {"place": raw.place, "row": raw.row, "message": rejection.message_index}
+            self.rejected.append({**place, **found, "text": excerpt})
+            return
+        [encoder] = _encoder_of_this_process
+        seen = attributed(encoder, raw.parse())
+        roles, of = tuple(_roles(seen.normal)), len(seen.authors)
+        for number, example in enumerate(seen.outcome.examples):
+            authors = seen.authors[number]
+            self.examples.append(Traced(raw, number + 1, of, example, roles, authors))
 
     def close(self) -> None:
-        """Close the audit."""
-        self.audit.close()
-
-    def merge(self, other: Facts) -> None:
-        """Add the facts of later rows."""
-        self.audit.merge(other.audit)
-        for kind, places in other.found.items():
-            mine = self.found.setdefault(kind, array("q"))
-            mine.extend(len(self.rows) + place for place in places)
-        for name in ("rows", "lengths", "supervised"):
-            getattr(self, name).extend(getattr(other, name))
-        for reason, kept in other.rejected.items():
-            mine_of = self.rejected.setdefault(reason, [])
-            mine_of.extend(kept[: OF_EACH_REASON - len(mine_of)])
+        """Do nothing."""
 
 
-def _short(place: str, paths: Sequence[Path]) -> str:
-    """Return a place without the folders of its file, where the name alone tells which it is."""
-    for path in paths:
-        if place.startswith(f"{path}") and [each.name for each in paths].count(path.name) == 1:
-            return place.removeprefix(f"{path}"[: -len(path.name)])
-    return place
+_encoder_of_this_process: list[Encoder] = []
 
 
-def _excerpt(raw: RawRow) -> str:
-    return raw.data[: 4 * _EXCERPT].decode("utf-8", "replace")[:_EXCERPT]
+def _load(source: EncoderSource) -> Encoder:
+    _encoder_of_this_process[:] = [source.load()]
+    return _encoder_of_this_process[0]
+
+
+def _roles(normal: Mapping[str, Any]) -> Iterable[str]:
+    """Return the roles of a row; of text, one for each of its weighted ranges."""
+    if messages := normal.get("messages"):
+        return (str(message["role"]) for message in messages)
+    return ["text"] * len(normal.get("weights") or [0])
 
 
 def report(
@@ -134,164 +116,161 @@ def report(
         examples: How many to show; figures are of all.
         workers: Processes; the result is the same for any number.
         progress: Told the bytes of input done.
-        shown: Told how many of the rows that are shown are done.
+        shown: Told how many of the rows that are shown are done, of how many.
 
     Raises:
         InputError: A file is missing or no data, or there is no row.
         TemplateError: The first rows all reach the limits.
     """
-    facts = collect(paths, source, limits=limits, workers=workers, progress=progress)
-    chosen = sample(facts, examples)
-    encoder, table = source.load(), PieceTable()
-    drawn = list(_draw(paths, encoder, facts, chosen, table, shown))
-    rejected = [each for rows in facts.rejected.values() for each in rows]
-    tallied = [*facts.audit.findings.values(), *facts.audit.rejections.values()]
-    for tally in tallied:
-        tally.places = [_short(place, paths) for place in tally.places]
-    for each in (*drawn, *rejected):
-        each["place"] = _short(each["place"], paths)
-    return {
+    found = audit(paths, source, limits=limits, workers=workers, progress=progress)
+    wanted = sample(found, examples)
+    traces = _trace(list(_chosen(paths, found, wanted)), source, limits, workers, shown)
+    kept = fitting(traces.examples, found, examples)
+    table, noted = PieceTable(), _findings_by_place(found)
+    data: dict[str, Any] = {
         "title": ", ".join(path.name or str(path) for path in paths),
         "version": version("lossmask"),
         "setting": setting_of(paths, source),
-        "figures": figures(facts),
-        "histograms": histograms(facts),
-        "findings": _tallies(facts.audit.findings, FINDINGS, facts.audit.rows_in),
-        "rejections": _tallies(facts.audit.rejections, REASONS, facts.audit.rows_in),
-        "rejected": rejected,
-        "sample": sample_text(len(facts.rows), len(drawn), examples),
-        "examples": drawn,
+        "audit": found.to_mapping(),
+        "histograms": histograms(found),
+        "rejected": traces.rejected,
+        "sample": sample_text(found.examples, len(kept), examples),
+        "examples": [_data_of(each, noted, table) for each in kept],
         "table": table.entries,
     }
+    _shorten_places(data, paths)
+    return data
 
 
-def collect(
-    paths: Sequence[Path],
-    source: EncoderSource,
-    *,
-    limits: Limits,
-    workers: int = 1,
-    progress: Progress = lambda done: None,
-) -> Facts:
-    """Encode every row of data files and count what comes of it; nothing is written.
-
-    Raises:
-        InputError: A file is missing or no data, or there is no row.
-        TemplateError: The first rows all reach the limits.
-    """
-    check_files(paths)
-    rows = in_chunks(read_rows(paths), ROWS_PER_CHUNK)
-    chunks = (Chunk(number, chunk, Facts()) for number, chunk in enumerate(rows))
-    with Workers(source.load, limits) as processes:
-        processes.try_template(next(iter(in_chunks(read_rows(paths), ROWS_PER_CHUNK)), []))
-        finished = sorted(processes.encode(chunks, workers, progress), key=lambda c: c.number)
-    whole = Facts()
-    for chunk in finished:
-        whole.merge(chunk.results)
-    if not whole.audit.rows_in:
-        raise InputError(f"no rows in {', '.join(map(str, paths))}", reason="no_rows")
-    return whole
-
-
-def sample(facts: Facts, count: int) -> list[int]:
-    """Choose the examples that are shown: some of each finding, then evenly spaced ones.
-
-    Args:
-        facts: Of all rows.
-        count: How many to choose, at most.
+def sample(found: Audit, count: int) -> list[int]:
+    """Choose rows, evenly spaced, that come to about so many examples.
 
     Returns:
-        Their indices, ascending; the same for the same data.
+        Their numbers, ascending; the same for the same data.
     """
-    total, chosen, tokens = len(facts.rows), dict[int, None](), 0
-    of_findings = (
-        _spaced(facts.found[kind], OF_EACH_FINDING)
-        for kind, _ in by_rows(facts.audit.findings)
-        if kind in facts.found
-    )
-    evenly = _spaced(range(total), count)
-    rest = (index for index in range(total))
-    for candidates in (*of_findings, evenly, rest):
-        for index in candidates:
-            if len(chosen) == count or tokens > MOST_TOKENS:
-                return sorted(chosen)
-            if index not in chosen:
-                chosen[index] = None
-                tokens += facts.lengths[index]
-    return sorted(chosen)
+    if not found.examples:
+        return []
+    tokens = found.tokens / found.examples
+    fitting = min(count, int(MOST_TOKENS / tokens) + 1)
+    rows = min(-(-fitting * found.rows_in // found.examples), found.rows_in)
+    return spaced(range(found.rows_in), rows)
 
 
-def _spaced(values: Sequence[int], count: int) -> list[int]:
-    """Return ``count`` of the values, the first and the last among them, or all if fewer."""
+def spaced(values: Sequence[int], count: int) -> list[int]:
+    """Return ``count`` of the values, the first and the last among them, or all if fewer.
+
+    Example:
+        >>> spaced(range(10), 4)
+        [0, 3, 6, 9]
+    """
     if len(values) <= count or count < 2:
         return list(values[:count])
     return [values[k * (len(values) - 1) // (count - 1)] for k in range(count)]
+
+
+def _instances(found: Audit) -> Iterator[tuple[str, Instance]]:
+    for tallies in (found.findings, found.rejections):
+        for kind, tally in tallies.items():
+            for instance in tally.instances:
+                yield kind, instance
+
+
+def _chosen(paths: Sequence[Path], found: Audit, rows: Sequence[int]) -> Iterator[RawRow]:
+    """Yield the rows of these numbers, and those that findings and rejections name."""
+    numbers = set(rows)
+    places = {(instance.file, instance.line) for _, instance in _instances(found)}
+    for raw in read_rows(paths):
+        if raw.row in numbers or (raw.file, line_of(raw)) in places:
+            yield raw
+
+
+def _trace(
+    rows: Sequence[RawRow],
+    source: EncoderSource,
+    limits: Limits,
+    workers: int,
+    shown: Callable[[int, int], None],
+) -> Traces:
+    """Encode rows and keep all that is known of their examples."""
+    batches = enumerate(in_chunks(iter(rows), _ROWS_PER_CHUNK))
+    chunks = (Chunk(number, batch, Traces()) for number, batch in batches)
+    finished, done = list[Chunk[Traces]](), 0
+    exact = replace(source, fast=False)  # the other backend does not pay for so few rows
+    with Workers(partial(_load, exact), limits) as pool:
+        for chunk in pool.encode(chunks, workers):
+            finished.append(chunk)
+            done += len(chunk.rows)
+            shown(done, len(rows))
+    whole = Traces()
+    for chunk in sorted(finished, key=lambda chunk: chunk.number):
+        whole.examples += chunk.results.examples
+        whole.rejected += chunk.results.rejected
+    return whole
+
+
+def fitting(traced: Sequence[Traced], found: Audit, count: int) -> list[Traced]:
+    """Return so many examples, and no more tokens than fit a page: those with findings first.
+
+    Args:
+        traced: What there is, in the order of the data.
+        found: Names the rows of each finding.
+        count: How many to return, at most.
+    """
+    places = {(instance.file, instance.line) for _, instance in _instances(found)}
+    is_named = [(each.raw.file, line_of(each.raw)) in places for each in traced]
+    named = [index for index, named in enumerate(is_named) if named][:count]
+    others = [index for index, named in enumerate(is_named) if not named]
+    kept, tokens = list[int](), 0
+    for index in [*named, *spaced(others, count - len(named))]:
+        tokens += len(traced[index].example)
+        if kept and tokens > MOST_TOKENS:
+            break
+        kept.append(index)
+    return [traced[index] for index in sorted(kept)]
 
 
 def sample_text(total: int, shown: int, asked: int) -> str:
     """Say how the examples that are shown were chosen."""
     if shown == total:
         return f"All {total:,} examples are shown."
-    limit = (
-        f"; no more than those that make {MOST_TOKENS:,} tokens"
-        if shown < min(asked, total)
-        else ""
-    )
+    limit = f", as many as make {MOST_TOKENS:,} tokens" if shown < min(asked, total) else ""
     return (
-        f"{shown:,} of {total:,} examples are shown: up to {OF_EACH_FINDING} of each finding, "
-        f"the others evenly spaced over the data{limit}. All figures are of every row."
+        f"{shown:,} of {total:,} examples are shown{limit}: those that findings name, and rows "
+        "evenly spaced over the data. All figures are of every row."
     )
 
 
-def _draw(
-    paths: Sequence[Path],
-    encoder: Encoder,
-    facts: Facts,
-    chosen: Sequence[int],
+def _findings_by_place(found: Audit) -> dict[tuple[str, int], list[tuple[str, Instance]]]:
+    """Return the findings that name a row, by its place."""
+    noted: dict[tuple[str, int], list[tuple[str, Instance]]] = {}
+    for kind, instance in _instances(found):
+        noted.setdefault((instance.file, instance.line), []).append((kind, instance))
+    return noted
+
+
+def _data_of(
+    traced: Traced,
+    noted: Mapping[tuple[str, int], Sequence[tuple[str, Instance]]],
     table: PieceTable,
-    shown: Callable[[int, int], None],
-) -> Iterable[dict[str, Any]]:
-    """Yield the chosen examples as plain data, each with its place and what is before it."""
-    first_of: dict[int, int] = {}
-    for index, row in enumerate(facts.rows):
-        first_of.setdefault(row, index)
-    wanted: dict[int, list[int]] = {}
-    for index in chosen:
-        wanted.setdefault(facts.rows[index], []).append(index)
-    last, done = max(wanted, default=-1), 0
-    for raw in read_rows(paths) if wanted else ():
-        if raw.row in wanted:
-            row = raw.parse()
-            outcome, authors = encoder.encode_row(row), attribute(encoder, row)
-            messages = messages_of(row, encoder)
-            for index in wanted[raw.row]:
-                number = index - first_of[raw.row]
-                yield {
-                    "place": raw.place,
-                    "row": raw.row,
-                    "number": number + 1,
-                    "of": len(outcome.examples),
-                    **token_data(
-                        outcome.examples[number], messages, authors=authors[number], table=table
-                    ),
-                }
-            done += 1
-            shown(done, len(wanted))
-        if raw.row == last:
-            return
-
-
-def messages_of(row: Mapping[str, Any], encoder: Encoder) -> Sequence[Mapping[str, Any]]:
-    """Return the messages of a row in any layout; of a row of text, one for each of its ranges."""
-    normal = to_normal(row, encoder.layout)
-    return normal.get("messages") or [{"role": "text"}] * len(normal.get("weights", [0]))
+) -> dict[str, Any]:
+    """Return an example as plain data, with what only the audit of all rows finds in its row."""
+    messages = [{"role": role} for role in traced.roles]
+    data = token_data(traced.example, messages, authors=traced.authors, table=table)
+    own = {finding.kind for finding in traced.example.findings}
+    for kind, instance in noted.get((traced.raw.file, line_of(traced.raw)), ()):
+        if kind not in own and traced.number == 1:
+            message = -1 if instance.message is None else instance.message
+            data["findings"].append([kind, instance.detail, message])
+    place = {"place": traced.raw.place, "row": traced.raw.row}
+    return {**place, "number": traced.number, "of": traced.of, **data}
 
 
 def setting_of(paths: Sequence[Path], source: EncoderSource) -> list[list[str]]:
     """Return what decided over the examples, as ``[name, value]`` for people."""
-    policy = source.policy.to_mapping()
-    default = type(source.policy)().to_mapping()
-    changed = [f"{name}={value}" for name, value in policy.items() if value != default[name]]
+    policy, default = source.policy.to_mapping(), Policy().to_mapping()
+    written = {name: json.dumps(value, ensure_ascii=False) for name, value in policy.items()}
+    usual = {name: json.dumps(value) for name, value in default.items()}
+    changed = [f"{name}={value}" for name, value in written.items() if value != usual[name]]
     named = [
         ("data", ", ".join(map(str, paths))),
         ("tokenizer", source.tokenizer),
@@ -303,63 +282,63 @@ def setting_of(paths: Sequence[Path], source: EncoderSource) -> list[list[str]]:
     return [[name, value] for name, value in named if value]
 
 
-def figures(facts: Facts) -> dict[str, Any]:
-    """Return the numbers of the overview."""
-    audit, lengths = facts.audit, np.asarray(facts.lengths, np.int64)
-    at = (0.5, 0.95, 1) if len(lengths) else ()
-    quantiles = np.quantile(lengths, at, method="lower").tolist() if at else []
-    return {
-        "rows_in": audit.rows_in,
-        "rows_kept": audit.rows_kept,
-        "rows_rejected": audit.rows_rejected,
-        "rows_expanded": audit.rows_expanded,
-        "examples": audit.examples,
-        "tokens": audit.tokens,
-        "supervised_tokens": audit.supervised_tokens,
-        "repeated_tokens": audit.repeated_tokens,
-        "turns": audit.turns,
-        "turns_without_stop": audit.turns_without_stop,
-        "lost_tokens": audit.lost.tokens,
-        "length_quantiles": quantiles,
-    }
-
-
-def histograms(facts: Facts) -> list[dict[str, Any]]:
+def histograms(found: Audit) -> list[dict[str, Any]]:
     """Return histograms of the examples: a title, edges, how many examples lie between two."""
-    lengths = np.asarray(facts.lengths, np.int64)
-    supervised = np.asarray(facts.supervised, np.int64)
-    shares = supervised * 100 // np.maximum(lengths, 1)
-    counts = np.histogram(shares, [*range(0, 100, 5), 101])[0].tolist()
-    of_shares = {"edges": list(range(0, 101, 5)), "counts": counts}
+    counted = found.statistics
+    edges = [*range(0, 101, 5)]
+    bars = np.zeros(20, np.int64)
+    for share, count in counted.shares.items():
+        bars[min(share // 50, 19)] += count
+    shares = {"edges": edges, "counts": bars.tolist()}
+    lengths, supervised = bars_of(counted.lengths), bars_of(counted.supervised)
     return [
-        {"title": "tokens of an example", "bars": _bars(lengths), "unit": "", "filters": True},
-        {"title": "supervised tokens of an example", "bars": _bars(supervised), "unit": ""},
-        {"title": "supervised share of an example", "bars": of_shares, "unit": "%"},
+        {"title": "tokens of an example", "bars": lengths, "unit": "", "filters": True},
+        {"title": "supervised tokens of an example", "bars": supervised, "unit": ""},
+        {"title": "supervised share of an example", "bars": shares, "unit": "%"},
     ]
 
 
-def _bars(values: Ints) -> dict[str, list[int]]:
-    """Return bars of a round width up to the 99th percentile; the last takes all that is more."""
-    if not len(values):
+def bars_of(counted: Mapping[int, int]) -> dict[str, list[int]]:
+    """Return bars of a round width up to the 99th percentile; the last takes all that is more.
+
+    Args:
+        counted: Value -> how often.
+
+    Example:
+        >>> bars_of({0: 1, 3: 50, 4: 50})
+        {'edges': [0, 1, 2, 3, 4, 5], 'counts': [1, 0, 0, 50, 50]}
+    """
+    if not counted:
         return {"edges": [0, 1], "counts": [0]}
-    most, end = int(values.max()), float(np.quantile(values, 0.99))
+    values = np.array(sorted(counted), np.int64)
+    many = np.array([counted[value] for value in values.tolist()], np.int64)
+    up_to = np.cumsum(many)
+    end = int(values[np.searchsorted(up_to, 0.99 * up_to[-1])])
     steps = (step * 10**power for power in range(12) for step in (1, 2, 5))
     width = next(step for step in steps if end / step <= _BARS)
-    edges = [*range(0, int(end // width + 1) * width + 1, width)]
-    if most >= edges[-1]:
-        edges.append(most + 1)
-    return {"edges": edges, "counts": np.histogram(values, edges)[0].tolist()}
+    edges = [*range(0, (end // width + 1) * width + 1, width)]
+    if int(values[-1]) >= edges[-1]:
+        edges.append(int(values[-1]) + 1)
+    return {"edges": edges, "counts": np.histogram(values, edges, weights=many)[0].tolist()}
 
 
-def _tallies(tallies: Mapping[str, Any], meanings: Mapping[str, str], rows: int) -> list[Any]:
-    return [
-        {
-            "kind": kind,
-            "meaning": meanings.get(kind, ""),
-            "rows": tally.rows,
-            "count": tally.count,
-            "share": tally.rows / rows,
-            "places": tally.places,
-        }
-        for kind, tally in by_rows(dict(tallies))
-    ]
+def _shorten_places(data: dict[str, Any], paths: Sequence[Path]) -> None:
+    """Name the files of places without their folders, where their names tell which they are."""
+    names = [path.name for path in paths]
+    folders = {f"{path}": path.name for path in paths if names.count(path.name) == 1 and path.name}
+
+    def shortened(text: str | None) -> str | None:
+        for long, short in folders.items():
+            text = text and text.replace(long, short)
+        return text
+
+    tallies = [*data["audit"]["findings"].values(), *data["audit"]["rejections"].values()]
+    found = [instance for tally in tallies for instance in tally["examples"]]
+    for each in (*data["examples"], *data["rejected"], *found):
+        each["place"] = shortened(each["place"])
+    for instance in found:
+        instance["detail"] = shortened(instance["detail"])
+    for example in data["examples"]:
+        example["findings"] = [
+            [kind, shortened(says), at] for kind, says, at in example["findings"]
+        ]

@@ -1,14 +1,13 @@
 """Examples and summaries for a person at a terminal.
 
-In: examples, outcomes, counts. Out: rich renderables; nothing is printed here. Supervised text is
-green, a stop token is reversed, everything else dim. Without colour, supervised runs stand between
-``⟦`` and ``⟧``.
+In: examples, outcomes, counts. Out: rich renderables; nothing is printed here. How tokens are drawn
+says ``token_drawing``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
@@ -31,14 +30,17 @@ from lossmask.example import Example, Span
 from lossmask.explanations import FINDINGS
 from lossmask.instruction_styles import StyleCost
 from lossmask.outcome import Lost, Rejection
-from lossmask.pieces import Piece, pieces_of
 from lossmask.preparing import Counts
+from lossmask.token_drawing import (
+    STOP_STYLE,
+    STRADDLE_STYLE,
+    TokenDrawing,
+    role_style,
+    trained_style,
+)
+from lossmask.visible_text import visible as visible
 
-_TRAINED = ("#06351a on #8fe3b0", "#06351a on #c3f4d6")  # alternating, so that tokens can be told
-_STOP = "bold #ffffff on #c2304a"
-_OUT = ("grey66", "grey50")
-_MARGIN = 12
-_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32)} | {0x7F: 0x2421}
+_LISTED = 4  # weights in a legend
 
 
 def has_colour(console: Console) -> bool:
@@ -47,7 +49,14 @@ def has_colour(console: Console) -> bool:
 
 
 def show_example(
-    example: Example, messages: Sequence[Any], *, number: int, total: int, colour: bool
+    example: Example,
+    messages: Sequence[Any],
+    *,
+    number: int,
+    total: int,
+    colour: bool,
+    ids: bool = False,
+    place: str = "",
 ) -> RenderableType:
     """Draw one example line by line: what is trained, what is not, where each turn stops.
 
@@ -57,65 +66,73 @@ def show_example(
         number: 1-based number among the examples of the row.
         total: Examples of the row.
         colour: False marks supervised runs with brackets instead.
+        ids: Whether token ids stand below the tokens.
+        place: Where the row stands, for the title.
     """
-    share = example.supervised_count / len(example)
+    share, count = example.supervised_count / len(example), example.supervised_count
+    where = f"{visible(place)}, " if place else ""
     title = (
-        f"example {number} of {total}: {len(example)} tokens, "
-        f"{example.supervised_count} supervised ({share:.1%})"
+        f"{where}example {number} of {total}: {len(example)} tokens, {count} supervised "
+        f"({share:.1%})"
     )
-    lines = [_draw_line(line, messages, colour) for line in _lines(pieces_of(example))]
-    body = Text("\n", overflow="fold", no_wrap=False).join(lines)
-    return Group(Rule(Text(title), align="left"), body, Text(), _turn_table(example, messages))
+    return Group(
+        Rule(Text(title), align="left"),
+        TokenDrawing(example, messages, colour=colour, ids=ids),
+        *([Text(), _legend(example)] if colour else []),
+        _turn_table(example, messages),
+    )
 
 
-def _lines(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-    line: list[Piece] = []
-    for piece in pieces:
-        line.append(piece)
-        if "\n" in piece.text:
-            yield line
-            line = []
-    if line:
-        yield line
+def _legend(example: Example) -> Text:
+    """Say what the colours of an example mean."""
+    weights = sorted({float(weight) for weight in example.loss_weights if weight}, reverse=True)
+    shown = weights if len(weights) <= _LISTED else [weights[0], weights[-1]]
+    legend = Text(no_wrap=True, overflow="ellipsis")
+    for weight in shown:
+        name = " trained " if weights == [1.0] else f" weight {weight:g} "
+        legend.append(name, trained_style(weight, 0)).append(" ")
+    if any(span.stop is not None for span in example.spans):
+        legend.append(" stop ", STOP_STYLE).append(" ")
+    legend.append(" not trained ", role_style(None))
+    if any(finding.kind == "boundary_straddle" for finding in example.findings):
+        legend.append(" ┊ tokenized apart here", STRADDLE_STYLE)
+    return legend
 
 
-def _draw_line(line: Sequence[Piece], messages: Sequence[Any], colour: bool) -> Text:
-    owner = next((piece.message_index for piece in line if piece.message_index >= 0), None)
-    margin = "" if owner is None else f"{owner} {messages[owner]['role']}"
-    drawn, inside = Text.assemble((f"{margin:>{_MARGIN}} │ ", "cyan")), False
-    for number, piece in enumerate(line):
-        if not colour and piece.is_trained != inside:
-            drawn.append("⟦" if piece.is_trained else "⟧")
-            inside = piece.is_trained
-        style = _TRAINED[number % 2] if piece.is_trained else _OUT[number % 2]
-        drawn.append(visible(piece.text), _STOP if piece.is_stop else style)
-    if inside:
-        drawn.append("⟧")
-    return drawn
-
-
-def visible(text: str) -> str:
-    """Make white space and control characters visible; nothing can steer the terminal."""
-    shown = text.replace("\n", "⏎").replace("\t", "⇥").translate(_CONTROL_PICTURES)
-    return "".join(c if c.isprintable() or c == "\u200d" else f"\\u{ord(c):04x}" for c in shown)
-
-
-def _turn_table(example: Example, messages: Sequence[Any]) -> Table:
-    table = Table("message", "role", "trained tokens", "stop token", "supervised text", expand=True)
+def _turn_table(example: Example, messages: Sequence[Any]) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name, justify in _TURN_COLUMNS:
+        table.add_column(name, justify=justify, no_wrap=name != "trained text")
     spans: dict[int, Span] = {span.message_index: span for span in example.spans}
-    shown = max([*spans, int(example.message_index.max())])  # no spans: only prompts are trained
+    shown = max(
+        [*spans, int(example.message_index.max(initial=-1))]
+    )  # no spans: only prompts are trained
     for index, message in enumerate(messages[: shown + 1]):
+        owned = int((example.message_index == index).sum())
+        role = Text(visible(str(message["role"])), role_style(str(message["role"])))
         if span := spans.get(index):
             text = example.text[span.start : span.end]
-            stop = Text(visible(span.stop), _STOP) if span.stop else Text("none", "yellow")
+            stop = Text(visible(span.stop), STOP_STYLE) if span.stop else Text("none", "yellow")
             count = Text(str(span.token_end - span.token_start), "green")
-            table.add_row(str(index), message["role"], count, stop, Text(_shortened(text)))
+            written = Text(
+                _shortened(text.removesuffix(span.stop or "")), no_wrap=True, overflow="ellipsis"
+            )
+            table.add_row(str(index), role, str(owned), count, stop, written)
         else:
-            table.add_row(str(index), message["role"], "-", "", "", style="dim")
-    notes = [f"{finding.kind}: {visible(finding.detail)}" for finding in example.findings]
-    table.caption = Text("\n".join(notes)) if notes else None
-    table.caption_justify = "left"
-    return table
+            table.add_row(str(index), role, str(owned), "-", "", "", style="dim")
+    notes = [Text(f"{each.kind}: {visible(each.detail)}") for each in example.findings]
+    parts: list[RenderableType] = [Text(), table] if messages else []
+    return Group(*parts, *([Text(), *notes] if notes else []))
+
+
+_TURN_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
+    ("message", "right"),
+    ("role", "left"),
+    ("tokens", "right"),
+    ("trained", "right"),
+    ("stop", "left"),
+    ("trained text", "left"),
+)
 
 
 def _shortened(text: str, width: int = 60) -> str:

@@ -79,7 +79,7 @@ class Weigher:
             ParityError: Characters that the data weighs cannot be found, or are not trained.
         """
         tokens = base.tokens
-        outside = self._outside(base.turn)
+        outside = self.outside(base.turn)
         weights: Exact = outside[first_visible(base.turn.text, tokens.offsets)]
         if weights.any():
             weights[: max((_shared(tokens.ids, ids) for ids in seen), default=0)] = 0
@@ -103,12 +103,12 @@ class Weigher:
         policy, index = self.policy, turn.message_index
         span = slice(turn.prompt_end, turn.completion_end)
         text, origins = turn.text[span], turn.origins[span]
-        begins, message = _own_beginning(turn), self.conversation.messages[index]
+        begins, message = own_beginning(turn), self.conversation.messages[index]
         end = end_of_answer(text, origins, turn.stop, self.terminators)
         parts = parts_of(text, origins, turn.leaves, begins=begins, end=end, message=message)
-        scale = self._loss_scale(text, index, end)
+        scale = self.loss_scale(text, index, end)
         if not self.trained[index] and self.conversation.weights[index] is None:
-            weights = self._outside(turn)[span]  # only ranges put it into the loss
+            weights = self.outside(turn)[span]  # only ranges put it into the loss
         else:
             of_part = np.array([policy.weight_of(part) for part in PARTS])
             weights = of_part[parts] * self.trained[index] * scale
@@ -117,13 +117,13 @@ class Weigher:
                 if is_empty and (parts[start:stop] == REASONING_PART).all():
                     weights[start:stop] = 0
         for item in self.conversation.ranges.get(index, ()):
-            inside = self._inside(turn, index, item)[span]
+            inside = self.inside(turn, index, item)[span]
             weights[inside] = item.weight * scale[inside]
         if policy.stop == "never" or (policy.stop == "last" and not is_last):
             weights[end:] = 0
         return weights, parts
 
-    def _outside(self, turn: Turn) -> Exact:
+    def outside(self, turn: Turn) -> Exact:
         """Return the weight of each character of a text, completions aside."""
         prompt, scaffold = self.policy.weight_of("prompt"), self.policy.weight_of("scaffold")
         if self.policy.train_on == "all" and "scaffold" not in self.policy.weights:
@@ -137,10 +137,10 @@ class Weigher:
         for index in self.conversation.ranges:
             for item in self.conversation.ranges.get(index, ()):
                 if not item.weight:
-                    weights[self._inside(turn, index, item)] = 0
+                    weights[self.inside(turn, index, item)] = 0
         return weights
 
-    def _loss_scale(self, text: str, index: int, end: int) -> Exact:
+    def loss_scale(self, text: str, index: int, end: int) -> Exact:
         """Return the factor of each character of a completion; as in ms-swift, 1 for its stop."""
         scale = np.ones(len(text))
         if not self.policy.loss_scale:
@@ -158,7 +158,7 @@ class Weigher:
             own = [turn for turn in turns if turn.message_index == index]
             for item in self.conversation.ranges[index]:
                 is_trained = any(
-                    self._inside(t, index, item)[t.prompt_end : t.completion_end].any() for t in own
+                    self.inside(t, index, item)[t.prompt_end : t.completion_end].any() for t in own
                 )
                 if item.weight and not is_trained and self._is_shown(own[0], item):
                     raise ParityError(
@@ -173,9 +173,9 @@ class Weigher:
         index = turn.message_index
         text = string_at(self.conversation.messages[index], item.path) or ""
         is_visible = bool(text[item.start : item.end].strip())
-        return is_visible and bool(self._inside(turn, index, item).any())
+        return is_visible and bool(self.inside(turn, index, item).any())
 
-    def _inside(self, turn: Turn, index: int, item: WeightedRange) -> npt.NDArray[np.bool_]:
+    def inside(self, turn: Turn, index: int, item: WeightedRange) -> npt.NDArray[np.bool_]:
         """Return which characters of a text stand for a range of a string.
 
         Raises:
@@ -219,7 +219,7 @@ def _not_located(item: WeightedRange, index: int, why: str) -> ParityError:
     )
 
 
-def _own_beginning(turn: Turn) -> str:
+def own_beginning(turn: Turn) -> str:
     """Return the end of the prompt, from behind the last character of another message."""
     width, end = 64, turn.prompt_end
     while True:

@@ -55,6 +55,20 @@ class FlatResults(Protocol):
         """Take the next row, which became example ``number`` of a batch."""
 
 
+@runtime_checkable
+class PlainResults(Protocol):
+    """Results that look at rows besides, and at what is the same for a whole batch once."""
+
+    def add_plain(
+        self,
+        raw: RawRow,
+        row: Mapping[str, Any],
+        layout: PlainLayout,
+        batch: tuple[FlatTokens, int],
+    ) -> None:
+        """Take the next row, parsed and laid out: the example of that number of a batch."""
+
+
 R = TypeVar("R", bound=Results)
 
 
@@ -217,7 +231,7 @@ def _next_chunk(pipe: Any) -> Chunk[Any] | None:
 def _encode_chunk(chunk: Chunk[Any], pipe: Any, at: Any, encoder: Encoder, limits: Limits) -> None:
     """Encode what is left of a chunk, a batch of rows after the other."""
     snapshots = _Snapshots(pipe)
-    take_flat = chunk.results.add_flat if isinstance(chunk.results, FlatResults) else None
+    take = _taking_plain(chunk.results)
     end = chunk.done
     while end < len(chunk.rows):
         batch = range(end, min(end + encoder.row_batches.size, len(chunk.rows)))
@@ -227,12 +241,7 @@ def _encode_chunk(chunk: Chunk[Any], pipe: Any, at: Any, encoder: Encoder, limit
             for index in batch:
                 raw = chunk.rows[index]
                 if index in plain:
-                    layout, tokens, number = plain[index]
-                    if take_flat is not None:
-                        take_flat(raw, tokens, number)
-                    else:
-                        example = plain_example(layout, tokens, number)
-                        chunk.results.add(raw, Outcome((example,)))
+                    take(raw, *plain[index])
                 else:
                     at.value = index
                     outcome = _encode_alone(chunk, index, encoder, begin_row)
@@ -244,7 +253,20 @@ def _encode_chunk(chunk: Chunk[Any], pipe: Any, at: Any, encoder: Encoder, limit
     pipe.send(_Done(len(chunk.rows), chunk.results))
 
 
-_Plain = tuple[PlainLayout, FlatTokens, int]
+_Plain = tuple[Mapping[str, Any], PlainLayout, tuple[FlatTokens, int]]
+"""A row, its layout, and the batch that holds it with its number there."""
+
+
+def _taking_plain(results: Results) -> Callable[..., None]:
+    """Return what takes a row and what is plain of it, as the results like it best."""
+    if isinstance(results, PlainResults):
+        return results.add_plain
+    if isinstance(results, FlatResults):
+        take_flat = results.add_flat
+        return lambda raw, row, layout, batch: take_flat(raw, *batch)
+    return lambda raw, row, layout, batch: results.add(
+        raw, Outcome((plain_example(layout, *batch),))
+    )
 
 
 def _encode_plain(
@@ -256,6 +278,7 @@ def _encode_plain(
 ) -> dict[int, _Plain]:
     """Encode the plain conversations of a batch together; return the exact ones by row."""
     layouts: dict[int, PlainLayout] = {}
+    rows: dict[int, Mapping[str, Any]] = {}
     if chunk.one_by_one:
         return {}
     for index in batch:
@@ -270,7 +293,7 @@ def _encode_plain(
             begin_row(_count_of_messages(row))
             layout = encoder.row_batches.lay_out(row)
         if layout is not None:
-            layouts[index] = layout
+            layouts[index], rows[index] = layout, row
     if not layouts:
         return {}
     at.value = IN_BATCH
@@ -279,7 +302,7 @@ def _encode_plain(
         tokens = encoder.row_batches.tokenize([*layouts.values()])
     at.value = BETWEEN_ROWS
     return {
-        index: (layout, tokens, number)
+        index: (rows[index], layout, (tokens, number))
         for number, (index, layout) in enumerate(layouts.items())
         if tokens.is_exact[number]
     }

@@ -31,7 +31,7 @@ from lossmask.worker import (
     Worker,
 )
 
-__all__ = ["Chunk", "Progress", "Workers", "encode_apart"]
+__all__ = ["Chunk", "Progress", "Workers", "encode_apart", "encode_each"]
 
 _SECONDS_BETWEEN_REPORTS = 0.1
 _ROWS_AT_LIMITS = 3  # so many, and none kept before, and it is the template, not the rows
@@ -223,7 +223,28 @@ def encode_apart(raw: RawRow, load: Callable[[], Encoder], limits: Limits) -> Ou
     Raises:
         LossmaskError: The encoder cannot be loaded.
     """
+    [(_, outcome)] = encode_each([raw], load, limits)
+    return outcome
+
+
+def encode_each(
+    rows: Iterable[RawRow], load: Callable[[], Encoder], limits: Limits
+) -> Iterator[tuple[RawRow, Outcome]]:
+    """Encode rows one after the other in a process of its own, which may be lost.
+
+    Args:
+        rows: The rows, read one at a time.
+        load: Makes the encoder.
+        limits: What each row may cost.
+
+    Yields:
+        Each row with its outcome, in order.
+
+    Raises:
+        LossmaskError: The encoder cannot be loaded.
+    """
     method = "fork" if sys.platform == "linux" else None
     with Workers(load, limits, method=method) as workers:
-        [chunk] = workers.encode([Chunk(0, [raw], Outcomes())])
-    return chunk.results.all[0]
+        for raw in rows:
+            [chunk] = workers.encode([Chunk(0, [raw], Outcomes())])
+            yield raw, chunk.results.all[0]

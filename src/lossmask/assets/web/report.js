@@ -32,9 +32,9 @@
   }
 
   function overview() {
-    const f = report.figures;
-    const stopped = f.turns - f.turns_without_stop;
-    const [median, , longest] = f.length_quantiles;
+    const f = report.audit;
+    const lengths = f.statistics.length;
+    const stopped = Math.round((f.stop_rate ?? 0) * f.turns);
     const cards = element(
       "div",
       "figures",
@@ -50,7 +50,11 @@
         number(f.examples),
         f.rows_expanded ? `${plural(f.rows_expanded, "row")} became several` : "one a row",
       ),
-      figure("tokens", number(f.tokens), median === undefined ? "" : `median ${number(median)} an example, longest ${number(longest)}`),
+      figure(
+        "tokens",
+        number(f.tokens),
+        f.examples ? `median ${number(lengths.p50)} an example, longest ${number(lengths.max)}` : "",
+      ),
       figure(
         "supervised",
         percent(f.supervised_tokens, f.tokens),
@@ -60,8 +64,8 @@
       figure(
         "turns that stop",
         percent(stopped, f.turns),
-        `${number(stopped)} of ${plural(f.turns, "turn")} end with a stop token`,
-        f.turns_without_stop ? "is-bad" : "is-good",
+        `${number(stopped)} of ${plural(f.turns, "turn")} train their stop token`,
+        stopped < f.turns ? "is-bad" : "is-good",
       ),
     );
     if (f.repeated_tokens) {
@@ -73,12 +77,48 @@
         ),
       );
     }
-    if (f.lost_tokens) {
+    if (f.lost.tokens) {
       cards.append(
-        figure("truncated", number(f.lost_tokens), "tokens do not fit the longest example", "is-bad"),
+        figure("truncated", number(f.lost.tokens), "tokens do not fit the longest example", "is-bad"),
       );
     }
     return cards;
+  }
+
+  /** Draw what the tokens are part of, and how many of each part are in the loss. */
+  function parts() {
+    const found = Object.entries(report.audit.statistics.parts).filter(([, each]) => each.tokens);
+    const total = found.reduce((sum, [, each]) => sum + each.tokens, 0);
+    const order = ["prompt", "scaffold", "reasoning", "content", "tool_calls", "stop"];
+    found.sort(([a], [b]) => order.indexOf(a) - order.indexOf(b));
+    const bar = element("div", "parts-bar");
+    const rows = element("div", "parts-rows");
+    for (const [part, { tokens, supervised_tokens: trained }] of found) {
+      const piece = element("span", `part is-${part}`);
+      piece.style.flexGrow = tokens;
+      piece.title = `${part}: ${plural(tokens, "token")}`;
+      const inLoss = element("span", "in-loss");
+      inLoss.style.width = `${(100 * trained) / tokens}%`;
+      piece.append(inLoss);
+      bar.append(piece);
+      rows.append(
+        element(
+          "div",
+          "",
+          element("span", `swatch is-${part}`),
+          element("b", "", part.replace("_", " ")),
+          element("span", "", `${number(tokens)} · ${percent(tokens, total)}`),
+          element("span", "trained-share", trained ? `${percent(trained, tokens)} in the loss` : "not in the loss"),
+        ),
+      );
+    }
+    return element(
+      "figure",
+      "plot parts",
+      element("figcaption", "", "what the tokens are part of; the lower stripe is what is in the loss"),
+      bar,
+      rows,
+    );
   }
 
   function settings() {
@@ -140,39 +180,33 @@
 
   // --- findings and rejected rows ---------------------------------------------------------------
 
-  function share(value) {
-    const bar = element("span", "share");
-    const fill = element("span", "");
-    fill.style.width = `${Math.max(100 * value, 1)}%`;
-    bar.append(fill);
-    return element("span", "share-cell", bar, percent(value, 1));
-  }
+  const howOften = ({ rows, share, count }) =>
+    rows === null ? `${number(count)} times` : `${plural(rows, "row")} · ${percent(share, 1)}`;
+  const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}${/[.?!]$/.test(text) ? "" : "."}`;
 
   function tallies(list, { onShow = null } = {}) {
     const table = element("div", "tallies");
-    for (const tally of list) {
-      const found = onShow ? report.examples.filter((e) => hasFinding(e, tally.kind)).length : 0;
+    for (const [kind, tally] of Object.entries(list)) {
+      const found = onShow ? report.examples.filter((e) => hasFinding(e, kind)).length : 0;
       const places = element("ul", "places");
-      for (const place of tally.places) places.append(element("li", "", visible(place)));
-      const severity = tally.severity
-        ? element("span", `severity is-${tally.severity}`, tally.severity)
-        : null;
+      for (const { place, detail } of onShow ? tally.examples : []) {
+        places.append(element("li", "", visible(place ? `${place}: ${detail}` : detail)));
+      }
       table.append(
         element(
           "article",
-          `tally ${tally.severity ? `is-${tally.severity}` : ""}`,
+          `tally is-${tally.severity}`,
           element(
             "header",
             "",
-            severity,
-            element("code", "kind", tally.kind),
-            element("span", "rows", plural(tally.rows, "row")),
-            share(tally.share),
+            element("span", `severity is-${tally.severity}`, tally.severity),
+            element("code", "kind", kind),
+            element("span", "rows", howOften(tally)),
           ),
-          element("p", "meaning", tally.meaning),
-          tally.fix ? element("p", "fix", element("b", "", "Fix: "), tally.fix) : null,
-          places,
-          found ? button("lm-button show", `Show ${plural(found, "example")}`, () => onShow(tally.kind)) : null,
+          element("p", "meaning", `${sentence(tally.meaning)} ${tally.effect}`),
+          element("p", "fix", element("b", "", "Fix: "), tally.fix),
+          places.children.length ? places : null,
+          found ? button("lm-button show", `Show ${plural(found, "example")}`, () => onShow(kind)) : null,
         ),
       );
     }
@@ -192,7 +226,7 @@
             "",
             element("code", "kind", row.reason),
             element("span", "place", `${visible(row.place)}${where}`),
-            element("span", "detail", visible(row.detail)),
+            element("span", "said", visible(row.detail)),
           ),
           element("pre", "", visible(row.text)),
         ),
@@ -203,6 +237,10 @@
 
   // --- examples -------------------------------------------------------------------------------
 
+  const severityOf = (kind) => report.audit.findings[kind]?.severity ?? "note";
+  const SEVERITIES = ["error", "warning", "note"];
+  const worstOf = (example) =>
+    SEVERITIES.find((each) => example.findings.some(([kind]) => severityOf(kind) === each));
   const hasFinding = (example, kind) => example.findings.some(([found]) => found === kind);
   const examples = report.examples.map((example, index) => ({
     ...example,
@@ -257,7 +295,7 @@
         "span",
         "item-head",
         element("b", "", name(example)),
-        example.findings.length ? element("span", "dot", "●") : null,
+        example.findings.length ? element("span", `dot is-${worstOf(example)}`, "●") : null,
         element("span", "item-tokens", number(example.tokens)),
       ),
       element("span", "item-text", visible(preview(example))),
@@ -324,7 +362,7 @@
     const notes = element("ul", "notes");
     for (const [kind, said, message] of example.findings) {
       const where = message >= 0 ? `message ${message}: ` : "";
-      notes.append(element("li", "", element("code", "kind", kind), ` ${where}${visible(said)}`));
+      notes.append(element("li", `is-${severityOf(kind)}`, element("code", "kind", kind), ` ${where}${visible(said)}`));
     }
     const tokens = element("div", "tokens");
     detail.replaceChildren(
@@ -374,6 +412,17 @@
     open(next.index);
     const top = detail.getBoundingClientRect().top;
     if (top < 0 || top > window.innerHeight * 0.6) detail.scrollIntoView({ block: "start" });
+  }
+
+  /** Scroll to the next trained tokens below, or else to the first. */
+  function goToTrained() {
+    const { read, elementOf } = lossmask.report.drawn;
+    const starts = [...read.weights.keys()].filter(
+      (token) => read.weights[token] && !read.weights[token - 1],
+    );
+    const tops = starts.map((token) => elementOf(token).getBoundingClientRect().top);
+    const next = tops.findIndex((top) => top > window.innerHeight / 2 + 30);
+    if (starts.length) elementOf(starts[Math.max(next, 0)]).scrollIntoView({ block: "center" });
   }
 
   // --- filters --------------------------------------------------------------------------------
@@ -446,6 +495,7 @@
   const KEYS = [
     ["j  or  →", "next example"],
     ["k  or  ←", "previous example"],
+    ["n", "to the next trained tokens"],
     ["/", "search"],
     ["t", "into the tokens; ← and → go through them"],
     ["Esc", "leave search or tokens"],
@@ -475,6 +525,7 @@
       j: () => move(1),
       k: () => move(-1),
       ArrowRight: () => move(1),
+      n: () => goToTrained(),
       ArrowLeft: () => move(-1),
       "/": () => {
         document.getElementById("examples").scrollIntoView();
@@ -514,6 +565,7 @@
   const links = element("nav", "links");
   links.setAttribute("aria-label", "Sections");
   const main = element("main", "");
+  const foundKinds = Object.keys(report.audit.findings).length;
   const shown = [
     section(
       "overview",
@@ -527,24 +579,25 @@
           histogram(title, bars, { unit, onBar: filters ? showLengths : null }),
         ),
       ),
+      parts(),
       settings(),
     ),
-    report.findings.length || report.figures.rows_kept
+    report.audit.rows_kept
       ? section(
           "findings",
           "Findings",
-          report.findings.length ? `${report.findings.length}` : "",
-          report.findings.length
-            ? tallies(report.findings, { onShow: showFinding })
+          foundKinds ? number(foundKinds) : "",
+          foundKinds
+            ? tallies(report.audit.findings, { onShow: showFinding })
             : element("p", "all-good", "Nothing was found: every row is trained as it is."),
         )
       : null,
-    report.rejections.length
+    report.audit.rows_rejected
       ? section(
           "rejected",
           "Rejected rows",
-          number(report.figures.rows_rejected),
-          tallies(report.rejections),
+          number(report.audit.rows_rejected),
+          tallies(report.audit.rejections),
           rejectedRows(),
         )
       : null,
