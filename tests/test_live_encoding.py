@@ -66,6 +66,27 @@ def test_origins_tell_field_and_template_line(live: LiveEncoding) -> None:
     assert second[4] == 4
 
 
+def test_origins_tell_what_decided_about_each_token(live: LiveEncoding) -> None:
+    [example] = live.answer("origins", state())["examples"]
+    assert sum(count for count, _ in example["reasons"]) == example["tokens"]
+    reasons = [reason for count, reason in example["reasons"] for _ in range(count)]
+    stops = [reasons[token] for token in example["stops"]]
+    assert stops == [
+        f"it is the stop token of message {k}: train_on=all_assistant trains that message"
+        for k in (1, 3)
+    ]
+
+
+def test_the_doctor_tells_what_the_template_does_the_gravest_first(live: LiveEncoding) -> None:
+    answer = live.answer("doctor", state())
+    grave = ("error", "warning", "note", "ok")
+    places = [grave.index(fact["verdict"]) for fact in answer["facts"]]
+    assert places == sorted(places)
+    assert {"Parity with inference", "End of a turn"} <= {fact["topic"] for fact in answer["facts"]}
+    refused = live.answer("doctor", state(template="{% if %}"))["refusal"]
+    assert refused["line"] == 1
+
+
 def test_a_template_without_braces_is_its_text_and_no_file(live: LiveEncoding) -> None:
     answer = live.answer("tokens", state(template="/etc/hostname"))
     assert answer["refusal"]["reason"] == "content_dropped"
@@ -99,12 +120,10 @@ def test_a_style_with_its_stop_token_gives_what_its_name_gives(live: LiveEncodin
             "the chat template raised Undefined",
         ),
         (
-            {
-                "template": "{% for m in messages %}\n{{ raise_exception('no ' + m.role) }}{% endfor %}"
-            },
+            {"template": "{% for m in messages %}\n{{ raise_exception(m.role) }}{% endfor %}"},
             "template",
             2,
-            "the chat template raised TemplateError: no user",
+            "the chat template raised TemplateError: user",
         ),
         ({"stops": ["no token"]}, "stops", None, "the stop token 'no token' is not a token"),
     ],

@@ -102,7 +102,7 @@ def test_a_tokenizer_that_cannot_be_loaded_is_told_at_the_first_question() -> No
     load = partial(LiveEncoding, EncoderSource("./nowhere"))
     with (
         LiveWorker(load, Limits(1, 1), method="fork") as worker,
-        pytest.raises(TokenizerError, match="no such tokenizer folder: ./nowhere"),
+        pytest.raises(TokenizerError, match=r"no such tokenizer folder: \./nowhere"),
     ):
         worker.ask("start", {})
 

@@ -4,7 +4,8 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,10 +85,10 @@ def client(here: Here) -> TestClient:
 
 def question(kind: str = "tokens", row: object = ROW, **others: Any) -> dict[str, Any]:
     text = row if isinstance(row, str) else json.dumps(row)
-    return {"question": kind, "page": "p", "state": {"row": text, **others}}
+    return {"question": kind, "page": "p", "number": 1, "state": {"row": text, **others}}
 
 
-# --- what is asked and answered -------------------------------------------------------------------
+# --- what is asked and answered -----------------------------------------------------------------
 
 
 def test_tokens_are_those_of_the_encoder(client: TestClient) -> None:
@@ -127,9 +128,10 @@ def test_without_data_there_is_no_row(client: TestClient) -> None:
         (b"{", "the question is not JSON"),
         (b"[]", "the question is no object"),
         (b'{"question": 1, "page": ""}', "expected the keys question and page"),
-        (b'{"question": "shell", "page": ""}', "there is no question 'shell'"),
-        (b'{"question": "tokens", "page": "", "state": 1}', "expected the key state"),
-        (b'{"question": "tokens", "page": "", "state": {}}', "row, template and policy are texts"),
+        (b'{"question": "shell", "page": "", "number": 1, "state": {}}', "there is no question"),
+        (b'{"question": "tokens", "page": "", "number": 1, "state": 1}', "expected the keys"),
+        (b'{"question": "tokens", "page": "", "state": {}}', "expected the keys"),
+        (b'{"question": "tokens", "page": "", "number": 1, "state": {}}', "row, template and"),
         (b" " * (17 << 20), "a question of more than 16 MiB"),
     ],
 )
@@ -140,30 +142,27 @@ def test_a_question_that_is_none_is_refused(client: TestClient, body: bytes, det
 
 
 def test_of_a_page_only_the_newest_question_that_waits_is_answered(here: Here) -> None:
-    def send(client: TestClient, row: str, page: str) -> Callable[[], Any]:
-        answers: list[Any] = []
-        body = {**question(row=row), "page": page}
-        thread = threading.Thread(
-            target=lambda: answers.append(client.post("/encode", json=body).json())
-        )
-        thread.start()
+    def send(client: TestClient, row: str, page: str, number: int) -> Future[Any]:
+        body = {**question(row=row), "page": page, "number": number}
+        asked = threads.submit(lambda: client.post("/encode", json=body).json())
         time.sleep(0.1)  # or they would come in another order
-        return lambda: (thread.join(10), answers)[1][0]
+        return asked
 
     here.began.clear()
     here.hold.clear()
     here.asked.clear()
-    with client_of(here) as client:
-        first = send(client, "1", "p")
+    with client_of(here) as client, ThreadPoolExecutor(5) as threads:
+        first = send(client, "1", "p", 1)
         assert here.began.wait(10)
-        second, other, third = (send(client, n, p) for n, p in [("2", "p"), ("o", "q"), ("3", "p")])
+        waiting = [send(client, *each) for each in [("2", "p", 2), ("o", "q", 1), ("4", "p", 4)]]
+        late = send(client, "3", "p", 3)
         here.hold.set()
-        assert second() == {"superseded": True}
-        assert all("refusal" in each() for each in (first, other, third))
-    assert here.asked == ["1", "o", "3"]
+        assert waiting[0].result(10) == late.result(10) == {"superseded": True}
+        assert all("refusal" in each.result(10) for each in (first, waiting[1], waiting[2]))
+    assert here.asked == ["1", "o", "4"]
 
 
-# --- who may ask ------------------------------------------------------------------------------------
+# --- who may ask --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -254,14 +253,16 @@ def test_the_page_holds_no_secret_and_no_other_file_is_served(client: TestClient
 
 @pytest.mark.parametrize(
     ("host", "expected"),
-    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True)]
-    + [("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("localhost.evil.example", False)],
+    [
+        *((host, True) for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost")),
+        *((host, False) for host in ("0.0.0.0", "::", "10.0.0.1", "localhost.evil.example")),
+    ],
 )
 def test_loopback_is_what_only_this_machine_reaches(host: str, expected: bool) -> None:
     assert is_loopback(host) == expected
 
 
-# --- in Chromium ---------------------------------------------------------------------------------
+# --- in Chromium --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -345,7 +346,8 @@ def shown_ids(driver: Chrome) -> list[int]:
 def ids_of(answer: str) -> list[int]:
     messages = [ROW["messages"][0], {"role": "assistant", "content": answer}]
     [example] = Encoder.from_pretrained(DEMO_MODEL).encode(messages)
-    return example.input_ids.tolist()
+    ids: list[int] = example.input_ids.tolist()
+    return ids
 
 
 def is_quiet(driver: Chrome, address: str) -> bool:
@@ -380,6 +382,8 @@ def test_a_token_tells_its_template_line_once_nobody_types(page: Chrome, address
     page.find_elements(By.CSS_SELECTOR, ".lm-trained")[0].click()
     assert "message 1 assistant · content" in one(page, ".lm-card").text
     assert "template line\n2" in one(page, ".lm-card").text
+    why = "it is content of message 1: train_on=all_assistant trains that message"
+    assert why in one(page, ".lm-card").text
     tab(page, "template")
     mark = one(page, "[aria-labelledby=tab-template] .mark.is-origin")
     assert mark.get_attribute("style") == "top: 30px;"
@@ -397,10 +401,10 @@ def test_a_broken_template_is_told_on_its_line_and_the_last_tokens_stay_greyed(
     assert one(page, ".refusal .place").text == "template line 3"
     problem = one(page, "[aria-labelledby=tab-template] .code-editor .problem").text
     assert problem.startswith("the chat template does not compile: line 3")
-    assert "is-stale" in one(page, ".result").get_attribute("class")
+    assert "is-stale" in (one(page, ".result").get_attribute("class") or "")
     assert shown_ids(page) == before
     assert one(page, ".mark.is-wrong:not([hidden])").get_attribute("style") == "top: 50px;"
-    assert "is-wrong" in one(page, "#tab-template").get_attribute("class")
+    assert "is-wrong" in (one(page, "#tab-template").get_attribute("class") or "")
     assert is_quiet(page, address)
 
 
@@ -437,6 +441,19 @@ def test_a_template_that_never_ends_leaves_the_page_alive(page: Chrome, address:
     settle(page)
     assert not one(page, ".refusal").is_displayed()
     assert shown_ids(page) == ids_of("Hello")
+    assert is_quiet(page, address)
+
+
+@needs_browser
+def test_the_doctor_tells_what_the_template_in_the_editor_does(page: Chrome, address: str) -> None:
+    tab(page, "doctor")
+    wait_for(page, "document.querySelectorAll('.fact').length > 5")
+    before = texts(page, ".fact p")
+    tab(page, "template")
+    type_into(page, "[aria-labelledby=tab-template] .code textarea", "{{ messages[0].content }}")
+    tab(page, "doctor")
+    wait_for(page, "!document.querySelector('.doctor.is-waiting')")
+    assert texts(page, ".fact p") != before
     assert is_quiet(page, address)
 
 
@@ -517,20 +534,15 @@ def test_strings_that_would_run_are_text_everywhere(page: Chrome, address: str) 
     )
     page.find_element(By.XPATH, "//button[text()='JSON']").click()
     box = one(page, "[aria-label='The row as JSON']")
-    for text in INJECTIONS:
-        for row in (
-            {
-                "messages": [
-                    {"role": "user", "content": text},
-                    {"role": "assistant", "content": text},
-                ]
-            },
-            {"messages": [{"role": text, "content": text, text: text}]},
-        ):
-            page.execute_script(set_value, box, json.dumps(row))
-            settle(page)
-            page.find_element(By.XPATH, "//button[text()='Messages']").click()
-            page.find_element(By.XPATH, "//button[text()='JSON']").click()
+    pairs = [
+        {"role": role, "content": text} for text in INJECTIONS for role in ("user", "assistant")
+    ]
+    odd = [{"role": text, "content": text, text: text} for text in INJECTIONS]
+    for messages in (pairs, odd, *([each] for each in odd)):
+        page.execute_script(set_value, box, json.dumps({"messages": messages}))
+        settle(page)
+        page.find_element(By.XPATH, "//button[text()='Messages']").click()
+        page.find_element(By.XPATH, "//button[text()='JSON']").click()
     for name, text in (("template", "{{ x('%s') }}"), ("policy", "'%s': 1")):
         tab(page, name)
         editor = one(page, f"[aria-labelledby=tab-{name}] .code textarea")
@@ -577,7 +589,8 @@ def test_the_page_can_be_read_in_the_light_in_the_dark_and_on_a_phone(
     set_screen(page, width=width, height=900, dark=dark, touch=touch)
     image = screenshot(page, tmp_path / "page.png")
     assert image.size == (width, 900)
-    assert (sum(image.getpixel((3, 890))) < 150) == dark
+    pixel: Any = image.getpixel((3, 890))
+    assert (sum(pixel) < 150) == dark
     sizes = page.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert sizes == [width, width]
     assert page.find_elements(By.CSS_SELECTOR, ".tokens .lm-trained")[0].is_displayed()

@@ -14,14 +14,17 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import groupby
 from pprint import pformat
 from typing import Any, Literal, get_args
 
 import yaml
 from jinja2 import TemplateSyntaxError
 
-from lossmask.attribution import attributed
+from lossmask.attribution import Attributed, Author, attributed
 from lossmask.conversation import ROLES
+from lossmask.diagnosis import TOPICS
+from lossmask.doctor import diagnose
 from lossmask.encoder import Encoder, generation_stop_ids, load_tokenizer
 from lossmask.errors import InputError, LossmaskError, PolicyError, TemplateError, TokenizerError
 from lossmask.explanations import FINDINGS, REASONS
@@ -36,11 +39,12 @@ from lossmask.proof import prove_once
 from lossmask.raw_rows import RawRow
 from lossmask.rendering import ChatTemplate
 from lossmask.token_data import token_data
+from lossmask.token_rules import TokenRules
 from lossmask.truncating import encode_to_fit
 
-Question = Literal["start", "tokens", "origins", "copies"]
+Question = Literal["start", "tokens", "origins", "doctor", "copies"]
 """What the page asks: what to begin with; tokens; who wrote each character, and whether the
-template is proven; the state as a row and as Python."""
+template is proven; what the template does; the state as a row and as Python."""
 
 _ENCODERS = 8  # compiled and kept, one per template and policy
 _POLICIES = {
@@ -166,6 +170,8 @@ class LiveEncoding:
         if question == "start":
             return self._start()
         state = State.from_mapping(given)
+        if question == "doctor":
+            return self._doctor(state)
         return self._copies(state) if question == "copies" else self._tokens(question, state)
 
     def _start(self) -> dict[str, Any]:
@@ -208,22 +214,38 @@ class LiveEncoding:
         try:
             row = RawRow("row", 1, 0, state.row.encode("utf-8", "surrogatepass")).parse()
             encoder = self._encoder(state)
-            normal = to_normal(row, encoder.layout)
-            authors: Sequence[Sequence[Any]] = ()
             if question == "origins":
                 template = encoder.setting.template
                 if isinstance(template, ChatTemplate):
                     prove_once(template, encoder.setting.template_variables)
-                found = attributed(encoder, row)
-                outcome, authors = found.outcome, found.authors
+                answer |= _drawn_with_origins(attributed(encoder, row), encoder)
             else:
-                outcome = encode_to_fit(normal, encoder.setting)
+                normal = to_normal(row, encoder.layout)
+                answer |= _drawn(encode_to_fit(normal, encoder.setting), normal)
         except LossmaskError as error:
             answer["refusal"] = refusal_of(error, state)
-        else:
-            answer |= _drawn(outcome, normal, authors)
         answer["milliseconds"] = round(1000 * (time.perf_counter() - began), 2)
         return answer
+
+    def _doctor(self, state: State) -> dict[str, Any]:
+        """Return what was found out about the template, the gravest first."""
+        try:
+            found = diagnose(self._encoder(state))
+        except LossmaskError as error:
+            return {"refusal": refusal_of(error, state)}
+        return {
+            "renderings": found.renderings,
+            "facts": [
+                {
+                    "topic": TOPICS[fact.topic],
+                    "verdict": fact.verdict,
+                    "sentence": fact.sentence,
+                    "values": list(fact.values),
+                    "evidence": [[each.rendered.label, each.excerpt] for each in fact.evidence],
+                }
+                for fact in found.at_least("ok")
+            ],
+        }
 
     def _copies(self, state: State) -> dict[str, Any]:
         """Return the row as a line of JSON, and Python that encodes it the same way."""
@@ -362,7 +384,7 @@ def line_of_template(error: BaseException) -> int | None:
 
 
 def _drawn(
-    outcome: Outcome, normal: Mapping[str, Any], authors: Sequence[Sequence[Any]]
+    outcome: Outcome, normal: Mapping[str, Any], authors: Sequence[Sequence[Author]] = ()
 ) -> dict[str, Any]:
     """Return examples as ``tokens.js`` draws them, or the refusal of truncation."""
     if outcome.rejection is not None:
@@ -375,6 +397,18 @@ def _drawn(
             for example, each in zip(outcome.examples, known, strict=True)
         ]
     }
+
+
+def _drawn_with_origins(found: Attributed, encoder: Encoder) -> dict[str, Any]:
+    """Return examples with who wrote each character, and what decided about each token, as runs."""
+    drawn = _drawn(found.outcome, found.normal, found.authors)
+    for number, (example, each) in enumerate(
+        zip(found.outcome.examples, drawn.get("examples", ()), strict=False)
+    ):
+        rules = TokenRules(encoder, found, number)
+        reasons = (rules.rule(token).reason for token in range(len(example)))
+        each["reasons"] = [[sum(1 for _ in run), reason] for reason, run in groupby(reasons)]
+    return drawn
 
 
 def python_of(

@@ -83,14 +83,22 @@ def live_app(
 
     async def encode(request: Request) -> Response:
         given = await _body(request)
-        question, page = given.get("question"), given.get("page")
-        if not isinstance(question, str) or not isinstance(page, str) or len(page) > 64:
-            raise InputError("expected the keys question and page, texts", reason="bad_request")
-        state = given.get("state", {})
-        if not isinstance(state, dict):
-            raise InputError("expected the key state, an object", reason="bad_request")
+        question, page, number, state = (
+            given.get(name) for name in ("question", "page", "number", "state")
+        )
+        if not (
+            isinstance(question, str)
+            and isinstance(page, str)
+            and len(page) <= 64
+            and isinstance(number, int)
+            and isinstance(state, dict)
+        ):
+            raise InputError(
+                "expected the keys question and page, texts, number, and state, an object",
+                reason="bad_request",
+            )
         chosen = slow_worker if question in SLOW else worker
-        async with lanes[chosen].turn(page) as is_newest:
+        async with lanes[chosen].turn(page, number) as is_newest:
             if not is_newest:
                 return JSONResponse({"superseded": True})
             answer = await run_sync(chosen.ask, question, state)
@@ -130,9 +138,9 @@ class _Newest:
         self._lock = anyio.Lock()
         self._numbers: dict[str, int] = {}
 
-    def turn(self, page: str) -> _Turn:
-        number = self._numbers.pop(page, 0) + 1
-        self._numbers[page] = number
+    def turn(self, page: str, number: int) -> _Turn:
+        """Wait for the turn of a page's question; they may arrive in another order than asked."""
+        self._numbers[page] = max(number, self._numbers.pop(page, number))
         while len(self._numbers) > _PAGES:
             del self._numbers[next(iter(self._numbers))]
         return _Turn(self._lock, lambda: self._numbers.get(page, number) == number)

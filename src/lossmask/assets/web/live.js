@@ -36,7 +36,10 @@
     return value;
   }
 
-  const ask = (question, state, signal) => post("encode", { question, page, state }, signal);
+  let sent = 0;
+  /** Ask; the server leaves out what is older than the newest question of a page. */
+  const ask = (question, state, signal) =>
+    post("encode", { question, page, number: ++sent, state }, signal);
 
   // --- JSON whose numbers stay as they are written ------------------------------------------------
 
@@ -309,7 +312,7 @@
     const known = ["role", "content", "tool_calls", ...(reasoning ? [reasoning] : [])];
     const others = Object.entries(message).filter(([name]) => !known.includes(name));
     const adders = element("span", "adders");
-    const adder = (label, change) => adders.append(button("adder", `+ ${label}`, changeStructure(change)));
+    const adder = (label, change) => adders.append(button(`adder is-${label.split(" ")[0]}`, `+ ${label}`, changeStructure(change)));
     if (message.role === "assistant") {
       if (!reasoning) adder("reasoning", () => (message.reasoning_content = ""));
       if (!("tool_calls" in message)) adder("tool calls", () => (message.tool_calls = [structuredClone(CALL)]));
@@ -397,6 +400,7 @@
   }
 
   function openTab(name) {
+    if (name === "doctor") diagnose();
     for (const [each, tab] of Object.entries(tabs)) {
       tab.button.setAttribute("aria-selected", `${each === name}`);
       tab.pane.hidden = each !== name;
@@ -460,7 +464,10 @@
       );
     }
     drawSummary();
-    drawn = drawTokens(tokens, example, { onSelect: (token) => showOrigin(example, token) });
+    drawn = drawTokens(tokens, example, {
+      onSelect: (token) => showOrigin(example, token),
+      rows: (token) => whyRows(example, token),
+    });
     findings.replaceChildren(...example.findings.map(findingLine));
   }
 
@@ -475,6 +482,15 @@
   }
 
   const cardOf = (message) => list.querySelector(`[data-index="${Number(message)}"]`);
+
+  function whyRows(example, token) {
+    let at = 0;
+    for (const [length, reason] of example.reasons || []) {
+      at += length;
+      if (token < at) return [["why", reason]];
+    }
+    return [];
+  }
 
   /** Mark the line of the template that wrote a token out. */
   function showOrigin(example, token) {
@@ -604,12 +620,64 @@
       }
       answer.examples.forEach((example, k) => {
         examples[k].authors = example.authors;
+        examples[k].reasons = example.reasons;
       });
+      if (isDoctorOpen()) diagnose();
       proven.textContent = "✓ proven";
       proven.title = "Two derivations of who wrote each character agree on this template";
     } catch (error) {
       if (mine === number && error.name !== "AbortError") fail(error, mine);
     }
+  }
+
+  // --- the doctor ----------------------------------------------------------------------------------------
+
+  const doctor = element("div", "pane doctor");
+  let diagnosed = null; // template, variables and stop tokens that the pane is about
+  const isDoctorOpen = () => tabs.doctor.button.getAttribute("aria-selected") === "true";
+
+  /** Let the template be run on conversations made for that, unless what is shown is about it. */
+  async function diagnose() {
+    const asked = state();
+    const key = JSON.stringify([asked.template, asked.stops]);
+    if (key === diagnosed) return;
+    diagnosed = key;
+    doctor.classList.add("is-waiting");
+    try {
+      const answer = await ask("doctor", { ...asked, policy: "" });
+      if (answer.superseded) diagnosed = null;
+      else if (diagnosed === key) showDiagnosis(answer);
+    } catch (error) {
+      diagnosed = null;
+      doctor.replaceChildren(element("p", "problem", error instanceof Refused ? error.message : "no answer"));
+    }
+    doctor.classList.remove("is-waiting");
+  }
+
+  function showDiagnosis({ refusal: refused, facts, renderings }) {
+    if (refused) {
+      doctor.replaceChildren(element("p", "problem", visible(refused.detail)));
+      return;
+    }
+    const note = `What this template does, found out by rendering ${renderings.toLocaleString("en")} conversations.`;
+    doctor.replaceChildren(element("p", "note", note), ...facts.map(factCard));
+  }
+
+  const SIGNS = { ok: "✓", note: "i", warning: "!", error: "×" };
+
+  function factCard({ topic, verdict, sentence, values, evidence }) {
+    const sign = element("span", "sign", SIGNS[verdict]);
+    sign.title = verdict;
+    const body = element("div", "", element("div", "topic", topic), element("p", "", visible(sentence)));
+    if (values.length) body.append(element("p", "values", ...values.map((each) => element("code", "", visible(each)))));
+    if (evidence.length) {
+      const details = element("details", "", element("summary", "", "evidence"));
+      for (const [label, excerpt] of evidence) {
+        details.append(element("p", "probe", visible(label)), element("pre", "", visible(excerpt)));
+      }
+      body.append(details);
+    }
+    return element("article", `fact is-${verdict}`, sign, body);
   }
 
   // --- rows of data ------------------------------------------------------------------------------------
@@ -766,6 +834,7 @@
         makeTab("conversation", "Conversation", conversation),
         makeTab("template", "Template", templatePane()),
         makeTab("policy", "Policy", policyPane()),
+        makeTab("doctor", "Doctor", doctor),
       ),
       modes,
     );
