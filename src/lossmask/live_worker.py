@@ -13,6 +13,7 @@ Where processes are not forked (macOS, Windows) that process itself answers, and
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -182,6 +183,7 @@ def _keep(pipe: Any, inherited: Any, load: Callable[[], Answering], folder: str)
             pipe.recv()
             pipe.send(("failed", error))
             return
+        gc.freeze()  # what is loaded stays: no collection has to go through it at a keystroke
         if sys.platform != "linux":
             _answer_all(pipe, answering)
         while True:
