@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +105,7 @@ def main() -> None:
     Console().print(table)
 
 
-def measure(address: str, profile: Path) -> tuple[dict[str, Sequence[dict[str, float]]], int]:
+def measure(address: str, profile: Path) -> tuple[dict[str, list[dict[str, float]]], int]:
     """Return the timings of each place, and how many tokens the page shows."""
     with browser(profile) as driver:
         set_screen(driver, width=1280, height=900)
@@ -121,7 +120,7 @@ def measure(address: str, profile: Path) -> tuple[dict[str, Sequence[dict[str, f
         driver.find_element(By.ID, "tab-template").click()
         template = driver.find_element(By.CSS_SELECTOR, ".pane:not([hidden]) .code textarea")
         measured["the template"] = typed(driver, template, _TEXT)
-        shown = sum(driver.execute_script("return [lossmask.live.example().tokens]"))
+        shown = int(driver.execute_script("return lossmask.live.example().tokens"))
     return measured, shown
 
 
