@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -17,6 +17,9 @@ from typer.main import get_command
 
 from lossmask import __version__
 from lossmask.inherited_encoder import leave_torch_out
+
+if TYPE_CHECKING:
+    from lossmask.errors import LossmaskError
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +72,29 @@ COMMANDS = (
     Command(
         "explain",
         "explain_command:explain_command",
-        "?",
+        "Explain why tokens of a row are in the loss, or are not.",
         "explain chats.jsonl -t Qwen/Qwen3-0.6B --text '<|im_end|>'",
         needs_torch=False,
     ),
     Command(
         "report",
         "report_command:report_command",
-        "?",
+        "Write one HTML file: figures, findings, rejected rows, and examples token by token.",
         "report chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o report.html",
         needs_torch=False,
     ),
     Command(
         "diff",
         "diff_command:diff_command",
-        "?",
+        "Compare two templates, tokenizers, policies or tools on the same data, token by token.",
         "diff chats.jsonl --tokenizer Qwen/Qwen3-0.6B --against trl",
+    ),
+    Command(
+        "serve",
+        "serve_command:serve_command",
+        "Edit a conversation, its template and policy, and see tokens and masks as you type.",
+        "serve chats.jsonl --tokenizer Qwen/Qwen3-0.6B",
+        needs_torch=False,
     ),
     Command(
         "convert",
@@ -95,7 +105,7 @@ COMMANDS = (
     Command(
         "doctor",
         "doctor_command:doctor_command",
-        "Tell what a chat template does, found out by running it.",
+        "Find out what a chat template does, by running it on small conversations.",
         "doctor Qwen/Qwen3-0.6B --fail-on warning",
         needs_torch=False,
     ),
@@ -108,7 +118,7 @@ COMMANDS = (
     Command(
         "probe",
         "probe_command:probe_command",
-        "?",
+        "Show what a model predicts at each token: loss, rank, the likeliest tokens.",
         "probe prepared --model Qwen/Qwen3-0.6B --html probe.html",
     ),
     Command(
@@ -183,17 +193,16 @@ def main() -> None:
     try:
         app()
     except LossmaskError as error:
-        _show_error(error.reason, str(error))
+        _show_error(error)
         sys.exit(1)
 
 
-def _show_error(reason: str, text: str) -> None:
+def _show_error(error: LossmaskError) -> None:
     from rich.console import Console
-    from rich.markup import escape
 
-    from lossmask.terminal import visible
+    from lossmask.terminal import show_error
 
-    Console(stderr=True).print(f"[bold red]error[/] ({reason}): {escape(visible(text))}")
+    Console(stderr=True).print(show_error(error))
 
 
 def run() -> None:

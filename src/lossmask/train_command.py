@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn, TextColumn
 
 from lossmask.command_options import name_and_value
-from lossmask.errors import PolicyError
 from lossmask.terminal import progress_bar
+from lossmask.train_extra import needs_train_extra
 
 
 def train_command(

@@ -40,12 +40,8 @@ IN_BATCH, LOADING, BETWEEN_ROWS = -3, -2, -1  # what a worker says instead of th
 class Batches(Protocol):
     """Encodes rows many at a time, see ``row_batches``."""
 
-    @property
-    def size(self) -> int:
-        """Rows to take next."""
-
-    def lay_out(self, row: Mapping[str, Any]) -> PlainLayout | None:
-        """Lay out one row; None if it has to be encoded by itself."""
+    def lay_out(self, row: Mapping[str, Any]) -> list[PlainLayout] | None:
+        """Lay out the examples of one row; None if it has to be encoded by itself."""
 
     def expect_many(self) -> None:
         """Load what only many rows are worth."""
