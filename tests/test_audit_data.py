@@ -13,7 +13,7 @@ from lossmask.audit_data import audit
 from lossmask.confinement import Limits
 from lossmask.embedded import DEMO_MODEL
 from lossmask.encoder import Encoder
-from lossmask.fast_backend import BackendDiffers
+from lossmask.errors import BackendDiffers
 from lossmask.preparing import EncoderSource
 from tests.audit_cases import LAST_REASONING_ONLY
 from tests.scenarios import assistant, system, user

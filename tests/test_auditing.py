@@ -120,16 +120,16 @@ def test_an_audit_travels_in_the_middle_of_a_batch() -> None:
     encoder = Encoder.from_pretrained(DEMO_MODEL, chat_template=CHATML)
     encoder.encode_row(raw_rows("", ROWS)[0].parse())
     batches = encoder.row_batches
-    layout = batches.lay_out(raw_rows("", ROWS)[0].parse())
-    assert layout is not None
-    tokens = batches.tokenize([layout])
+    layouts = batches.lay_out(raw_rows("", ROWS)[0].parse())
+    assert layouts is not None
+    tokens = batches.tokenize(layouts)
     audit = Audit(Checks.of(encoder))
     [raw] = raw_rows("a", ROWS[:1])
-    audit.add_plain(raw, raw.parse(), layout, (tokens, 0))
+    audit.add_plain(raw, raw.parse(), layouts, (tokens, range(1)))
     again = pickle.loads(pickle.dumps(audit))
     assert again.to_mapping() == audit.to_mapping()
     for each in (audit, again):
-        each.add_plain(raw, raw.parse(), layout, (tokens, 0))
+        each.add_plain(raw, raw.parse(), layouts, (tokens, range(1)))
         assert each.rows_kept == 2
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from lossmask.auditing import Audit, Checks
 from lossmask.confinement import Limits
 from lossmask.data_files import RawRow, check_files, in_chunks, read_rows, total_bytes
-from lossmask.errors import InputError, LossmaskError
-from lossmask.fast_backend import BackendDiffers
+from lossmask.encoder import Encoder
+from lossmask.errors import BackendDiffers, InputError, LossmaskError
 from lossmask.formats import to_normal
 from lossmask.layout import Layout
 from lossmask.preparing import EncoderSource
@@ -68,11 +68,11 @@ def _audit(
     eval_paths: Sequence[Path],
     progress: Progress,
 ) -> Audit:
-    with Workers(source.load, limits) as pool, Repeats() as repeats:
-        pool.start(workers, expects_many=(total_bytes(paths) or _LARGE) >= _LARGE)
-        encoder = source.load()
+    is_large = (total_bytes(paths) or _LARGE) >= _LARGE
+    with Workers(source.load, limits, expects_many=is_large) as pool, Repeats() as repeats:
+        pool.start(workers)
+        checks, layout, pad, padding = pool.ask(_about)
         pool.try_template(islice(read_rows(paths), ROWS_PER_CHUNK))
-        checks = Checks.of(encoder)
         whole = _collected(pool, paths, checks, workers, repeats, progress)
         if not whole.rows_in:
             raise InputError(f"no rows in {', '.join(map(str, paths))}", reason="no_rows")
@@ -80,15 +80,16 @@ def _audit(
         add_repeats_within(whole, table)
         if eval_paths:
             with Repeats() as others:
-                _read_eval(eval_paths, encoder.layout, others)
+                _read_eval(eval_paths, layout, others)
                 add_leaks(whole, table, others.table())
-    add_about_tokens(
-        whole,
-        pad=encoder.tokenizer.pad_token_id,
-        stops=checks.stop_ids,
-        name=str(encoder.tokenizer.pad_token),
-    )
+    add_about_tokens(whole, pad=pad, stops=checks.stop_ids, name=padding)
     return whole
+
+
+def _about(encoder: Encoder) -> tuple[Checks, Layout, int | None, str]:
+    """Return what an audit asks of an encoder: checks, layout, padding token and its text."""
+    tokenizer = encoder.tokenizer
+    return Checks.of(encoder), encoder.layout, tokenizer.pad_token_id, str(tokenizer.pad_token)
 
 
 def _collected(

@@ -23,11 +23,11 @@ from lossmask.example import Example, Span
 from lossmask.formats import to_normal
 from lossmask.layout import Layout
 from lossmask.outcome import Lost, Outcome
-from lossmask.plain_conversations import PlainLayout
 from lossmask.plain_tokens import FlatTokens
 from lossmask.policy import PARTS
 from lossmask.repeated_rows import Repeated, RowTexts, identity_of
 from lossmask.severities import FOUND, REJECTED, SEVERITIES, Severity
+from lossmask.skeletons import PlainLayout
 from lossmask.tallies import SHOWN, Instance, Tally, line_of, worst_first
 from lossmask.tokenizing import TextTokenizer
 

@@ -14,15 +14,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 from lossmask.inherited_encoder import VARIABLE, Inherited, Order, is_torch_left_out
 
-if TYPE_CHECKING:
-    from lossmask.encoder import Encoder
-
 if sys.platform != "win32":
     from multiprocessing import forkserver, resource_tracker
+
+T = TypeVar("T")
 
 _IMPORTED_ONCE = (
     "lossmask.inherited_encoder",
@@ -35,7 +34,7 @@ _IMPORTED_ONCE = (
 _LONGEST_ORDER = 100_000  # characters of an environment variable; Linux takes 131,071
 
 
-def start_fork_server(load: Callable[[], Encoder], *, expects_many: bool) -> Callable[[], Encoder]:
+def start_fork_server(load: Callable[[], T], *, expects_many: bool) -> Callable[[], T]:
     """Let the fork server load what workers need while this process does something else.
 
     A server that is running already loads nothing more: it is older than the call, and so might be
@@ -53,10 +52,20 @@ def start_fork_server(load: Callable[[], Encoder], *, expects_many: bool) -> Cal
         return load
     order = Order(secrets.token_hex(), load, expects_many, is_torch_left_out())
     text = order.to_text()
-    multiprocessing.set_forkserver_preload(list(_IMPORTED_ONCE))
-    with interrupts_held_back(), _environment(VARIABLE, text if len(text) < _LONGEST_ORDER else ""):
-        forkserver.ensure_running()
+    _ensure_running(text if len(text) < _LONGEST_ORDER else "")
     return Inherited(order.token, load)
+
+
+def start_empty_fork_server() -> None:
+    """Let the fork server import what takes time while this process does something else."""
+    if sys.platform != "win32":
+        _ensure_running("")
+
+
+def _ensure_running(order: str) -> None:
+    multiprocessing.set_forkserver_preload(list(_IMPORTED_ONCE))
+    with interrupts_held_back(), _environment(VARIABLE, order):
+        forkserver.ensure_running()
 
 
 @contextmanager

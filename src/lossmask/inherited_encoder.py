@@ -17,17 +17,16 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Generic, TypeVar
 
-if TYPE_CHECKING:
-    from lossmask.encoder import Encoder
+T = TypeVar("T")
 
 VARIABLE = "LOSSMASK_FORK_SERVER_LOADS"
 
 _PARALLEL = "TOKENIZERS_PARALLELISM"
 
 _without_torch = False
-_inherited: tuple[str, Encoder] | None = None
+_inherited: tuple[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Order:
     """
 
     token: str
-    load: Callable[[], Encoder]
+    load: Callable[[], Any]
     expects_many: bool
     without_torch: bool
 
@@ -58,16 +57,17 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Inherited:
+class Inherited(Generic[T]):
     """Gives the encoder that was loaded for ``token``, or loads one."""
 
     token: str
-    load: Callable[[], Encoder]
+    load: Callable[[], T]
 
-    def __call__(self) -> Encoder:
+    def __call__(self) -> T:
         """Return the encoder."""
         if _inherited is not None and _inherited[0] == self.token:
-            return _inherited[1]
+            encoder: T = _inherited[1]
+            return encoder
         return self.load()
 
 
@@ -87,7 +87,7 @@ def is_torch_left_out() -> bool:
     return _without_torch
 
 
-def load_apart(load: Callable[[], Encoder]) -> Encoder:
+def load_apart(load: Callable[[], T]) -> T:
     """Load an encoder in a process forked for nothing but encoding."""
     if _without_torch:
         _hide_torch()

@@ -35,7 +35,7 @@ from lossmask.confinement import (
     ran_out_of_time,
 )
 from lossmask.errors import LossmaskError
-from lossmask.fork_server import interrupts_held_back, start_fork_server, starting_method
+from lossmask.fork_server import interrupts_held_back, start_empty_fork_server, starting_method
 
 _GRACE = 20.0  # seconds on the clock beyond the processor time, for a machine that is busy
 SLOW = ("origins", "doctor")
@@ -70,7 +70,7 @@ class LiveWorker:
         self._pipe: Any = None
         self._lock = threading.Lock()
         if self._method == "forkserver":
-            start_fork_server()
+            start_empty_fork_server()
 
     def __enter__(self) -> LiveWorker:
         return self

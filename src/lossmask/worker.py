@@ -210,7 +210,7 @@ class Worker:
             self.chunk = None
         return True
 
-    def ask(self, question: Callable[[Encoder], T]) -> T | None:
+    def ask(self, question: Callable[[Any], T]) -> T | None:
         """Return what a function says about the encoder, None if the process has ended.
 
         Raises:
@@ -271,9 +271,9 @@ def _work(
             pipe.send(_Failure(_picklable(error), traceback.format_exc()))
 
 
-def _next_given(pipe: Any) -> Chunk[Any] | Callable[[Encoder], object] | None:
+def _next_given(pipe: Any) -> Chunk[Any] | Callable[[Any], object] | None:
     try:
-        given: Chunk[Any] | Callable[[Encoder], object] = pipe.recv()
+        given: Chunk[Any] | Callable[[Any], object] = pipe.recv()
     except (EOFError, ConnectionResetError):
         return None
     return given

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import wait
+from typing import Any
 
 from lossmask.confinement import REASON, Limits, name_of_exit, ran_out_of_time, rejection_after
 from lossmask.data_files import RawRow
@@ -103,7 +104,7 @@ class Workers:
     def _worker(self) -> Worker:
         return Worker(self._load, self._limits, self._method, self._expects_many)
 
-    def ask(self, question: Callable[[Encoder], T]) -> T:
+    def ask(self, question: Callable[[Any], T]) -> T:
         """Return what a function says about the encoder, in one of the processes.
 
         Args:
@@ -255,7 +256,7 @@ def encode_apart(raw: RawRow, load: Callable[[], RowEncoder], limits: Limits) ->
 
 
 def encode_each(
-    rows: Iterable[RawRow], load: Callable[[], Encoder], limits: Limits
+    rows: Iterable[RawRow], load: Callable[[], RowEncoder], limits: Limits
 ) -> Iterator[tuple[RawRow, Outcome]]:
     """Encode rows one after the other in a process of its own, which may be lost.
 
