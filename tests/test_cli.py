@@ -619,4 +619,4 @@ def test_the_version_is_shown(lossmask: Command) -> None:
 def test_an_unknown_command_is_an_error_that_names_a_near_one(lossmask: Command) -> None:
     result = lossmask("prepar")
     assert result.code == 2
-    assert "No such command 'prepar'. Did you mean 'prepare'?" in result.err
+    assert "No such command 'prepar'. Did you mean 'prepare', 'report'?" in result.err

@@ -83,7 +83,7 @@ def test_show_draws_text_and_ids(tmp_path: Path, capsys: pytest.CaptureFixture[s
     data = write(tmp_path / "in.jsonl", *rows)
     code, out, _ = run(capsys, "show", data, "-t", DEMO_MODEL)
     assert code == 0
-    assert "⟦ 2<|im_end|>⟧" in out
+    assert "⟦ 2<|im_end|>■⟧" in out
     code, out, _ = run(capsys, "show", data, "-t", DEMO_MODEL, "-n", "1")
     assert code == 0
     assert "2 tokens, 1 supervised" in out

@@ -68,13 +68,14 @@ def test_the_cost_of_an_exchange_is_counted_in_tokens() -> None:
 @pytest.mark.parametrize(
     ("template", "why"),
     [
-        ("{% if messages | length > 9 %}x{% endif %}" + SOUND, "looks ahead, or behind its loop"),
-        (SOUND.replace(PROMPT, ""), "there is no generation prompt"),
+        (changed(CONTENT, "{{ m.content }}{{ '' if m.content | wordcount > 9 }}"),
+         "looks at contents in a way"),
         (SOUND.replace(PROMPT, PROMPT.replace("assistant\n", "assistant\n<think>")),
          "the generation prompt opens a think block"),
-        (changed(CONTENT, "{{ ' ' ~ m.content }}"), "a turn is not its prompt"),
+        (changed(CONTENT, "{{ m.content }}{{ m.content }}"), "a turn is not its prompt"),
     ],
 )  # fmt: skip
 def test_why_plain_conversations_do_not_go_the_fast_way_is_told(template: str, why: str) -> None:
-    assert kinds(SOUND, "cost")["fast"] == "ok"
+    for fast in (SOUND, "{% if messages | length > 9 %}x{% endif %}" + SOUND):
+        assert kinds(fast, "cost")["fast"] == "ok"
     assert why in fact(template, "cost", "not_fast").sentence

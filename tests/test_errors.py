@@ -27,7 +27,7 @@ def drawn_tree() -> dict[str, tuple[str, list[str]]]:
     tree: dict[str, tuple[str, list[str]]] = {}
     above: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
-        if found := re.match(r"    ([ │├└─]*)(\w+Error)(?:\((\w+)\))?(?:\s|$)", line):
+        if found := re.match(r"    ([ │├└─]*)(\w+(?:Error|Differs))(?:\((\w+)\))?(?:\s|$)", line):
             depth = len(found[1]) // 4
             parent = above[depth - 1] if depth else "Exception"
             above[depth:] = [found[2]]

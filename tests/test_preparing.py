@@ -328,7 +328,13 @@ def counting_operations(kill_at: int | None, path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
-@pytest.mark.parametrize("replaces", [False, True], ids=["new", "replacing another output"])
+@pytest.mark.parametrize(
+    "replaces",
+    [
+        pytest.param(False, id="new"),
+        pytest.param(True, id="replacing another output", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_is_killed_at_any_operation_on_files_goes_on_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaces: bool
 ) -> None:

@@ -67,7 +67,7 @@ def examples_of(encoder: Encoder, messages: list[Message], trained: list[int]) -
     turns = RenderedTurns(
         template,
         plain._variables,
-        invitation=plain._invitation,
+        invitation=plain.invitation,
         stops=encoder._setting.stops,
         end_of_stop=plain._end_of_stop,
     )

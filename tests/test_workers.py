@@ -43,7 +43,7 @@ class Together:
     def tokenize(self, layouts: Sequence[object]) -> Any:
         if "together, crash" in layouts:
             os.kill(os.getpid(), signal.SIGTRAP)
-        return SimpleNamespace(is_exact=[False] * len(layouts))
+        return SimpleNamespace(are_exact=lambda numbers: False)
 
 
 class Patient:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lossmask.encoder import Encoder
     from lossmask.errors import (
+        BackendDiffers,
         ConversationError,
         InputError,
         LossmaskError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "BackendDiffers",
     "ConversationError",
     "Encoder",
     "Example",
@@ -56,6 +58,7 @@ __all__ = [
 _NAMES_OF = {
     "encoder": ("Encoder",),
     "errors": (
+        "BackendDiffers",
         "ConversationError",
         "InputError",
         "LossmaskError",

@@ -58,14 +58,14 @@ COMMANDS = (
     Command(
         "show",
         "show_command:show_command",
-        "Show the tokens of one row: trained (green), stop token (red), not trained (dim).",
-        "show chats.jsonl --tokenizer Qwen/Qwen3-0.6B --row 3",
+        "Show the tokens of some rows: trained (green), stop token (red), not trained (quiet).",
+        "show chats.jsonl --tokenizer Qwen/Qwen3-0.6B --rows 3,7-9",
         needs_torch=False,
     ),
     Command(
         "audit",
         "audit_command:audit_command",
-        "Look at every row without writing anything: what is kept, lost, altered, repeated.",
+        "Look at every row without training on it: what is kept, lost, altered, repeated, leaked.",
         "audit chats.jsonl --tokenizer Qwen/Qwen3-0.6B --prove",
         needs_torch=False,
     ),

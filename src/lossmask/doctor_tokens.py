@@ -164,34 +164,38 @@ def _fast_way(encoder: Encoder) -> Fact:
     template, variables = encoder._setting.template, encoder._setting.template_variables
     assert isinstance(template, ChatTemplate)
     messages = [user(), assistant(), user(ASKED_AGAIN), assistant(SAID_AGAIN)]
-    row = {"messages": messages}
-    encoder.encode_row(row)  # the whole way, which finds the generation prompt
     setting = replace(encoder._setting, policy=Policy(), proof="template")
-    if PlainConversations(setting, Layout()).lay_out(row) is not None:
+    plain = PlainConversations(setting, Layout())
+    laid_out = [plain.lay_out({"messages": messages}) for _ in range(2)]  # the first time may learn
+    if laid_out[-1] is not None:
         return Fact(
             "cost",
             "fast",
             "ok",
-            "One rendering proves all prompts of a plain conversation: many are encoded at a time.",
+            "What the template writes around plain messages is known for any contents: many "
+            "conversations are encoded at a time.",
         )
     return Fact(
         "cost",
         "not_fast",
         "note",
-        f"Plain conversations are encoded one by one: {_why_not(template, messages, variables)}.",
+        "Plain conversations are encoded one by one: "
+        f"{_why_not(plain, template, messages, variables)}.",
     )
 
 
-def _why_not(template: ChatTemplate, messages: list[Message], variables: Mapping[str, Any]) -> str:
+def _why_not(
+    plain: PlainConversations,
+    template: ChatTemplate,
+    messages: list[Message],
+    variables: Mapping[str, Any],
+) -> str:
     try:
-        ends = template.render(messages, template_variables=variables).ends
+        template.render_text(messages, template_variables=variables)
     except LossmaskError:
         return "the template does not render them"
-    if not all(count in ends for count in range(1, len(messages))):
-        return "the template looks ahead, or behind its loop, so each prompt has to be rendered"
-    invitation = template.invitation(None, variables) or ""
-    if not invitation.strip():
-        return "there is no generation prompt"
-    if any(opening in invitation for opening, _ in THINK_PAIRS):
+    if any(opening in plain.invitation for opening, _ in THINK_PAIRS):
         return "the generation prompt opens a think block"
+    if template.render_sealed(messages, template.seen_variables(variables)) is None:
+        return "the template looks at contents in a way that cannot be asked of other contents"
     return "a turn is not its prompt, the answer as given, and a stop token"

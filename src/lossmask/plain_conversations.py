@@ -50,6 +50,10 @@ class PlainConversations:
     Args:
         setting: Template, tokenizer, policy.
         layout: How rows are laid out.
+
+    Attributes:
+        is_possible: Whether any conversation can be laid out under this setting.
+        invitation: The generation prompt, once :meth:`prompt_end` was asked for.
     """
 
     def __init__(self, setting: Setting, layout: Layout) -> None:
@@ -59,7 +63,7 @@ class PlainConversations:
         self._skeletons = Skeletons()
         self._met: dict[tuple[str, ...], int] = {}  # shapes whose beginnings have to be rendered
         self._ends_of_turns: dict[str, int] = {}  # what follows a content -> where its stop ends
-        self._invitation = ""  # the generation prompt
+        self.invitation = ""  # the generation prompt
         self._prompt_end: str | None = None
         self._is_probed = False
         self._variables: dict[str, Any] = {}
@@ -96,8 +100,8 @@ class PlainConversations:
         )
         if before is None or prompt is None or not prompt.text.startswith(before.text):
             return
-        self._invitation = prompt.text[len(before.text) :]
-        prompt_end = self._invitation or str(prompt.parts()[-1])
+        self.invitation = prompt.text[len(before.text) :]
+        prompt_end = self.invitation or str(prompt.parts()[-1])
         if not _could_think(prompt_end):
             self._prompt_end = prompt_end
 
@@ -192,7 +196,7 @@ class PlainConversations:
         turns = RenderedTurns(
             setting.template,
             self._variables,
-            invitation=self._invitation,
+            invitation=self.invitation,
             stops=setting.stops,
             end_of_stop=self._end_of_stop,
         )
@@ -215,7 +219,7 @@ class PlainConversations:
 
     def _of_proven_ends(self, sealed: SealedText, trained: list[int]) -> PlainLayout | None:
         """Return the one example of a conversation whose beginnings are proven."""
-        text, invitation = sealed.text, self._invitation
+        text, invitation = sealed.text, self.invitation
         places = {index: place for place, (index, *_) in enumerate(sealed.written)}
         completions = []
         for index in trained:

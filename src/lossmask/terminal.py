@@ -71,10 +71,10 @@ def show_example(
         place: Where the row stands, for the title.
     """
     share, count = example.supervised_count / len(example), example.supervised_count
-    where = f"{visible(place)}, " if place else ""
+    where = f", {visible(place)}" if place else ""  # last, as it may not fit
     title = (
-        f"{where}example {number} of {total}: {len(example)} tokens, {count} supervised "
-        f"({share:.1%})"
+        f"example {number} of {total}: {len(example)} tokens, {count} supervised "
+        f"({share:.1%}){where}"
     )
     return Group(
         Rule(Text(title), align="left"),
