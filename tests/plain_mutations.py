@@ -27,7 +27,7 @@ from lossmask.rendering import ChatTemplate
 from lossmask.sealed_environment import SealedEnvironment
 from lossmask.sealed_reading import SealedReading
 from lossmask.sealed_text import Questions, Sealed
-from lossmask.skeletons import Skeleton
+from lossmask.skeletons import Frame, Skeleton
 from tests.mutations import Mutant, Patch, becomes, both
 
 
@@ -328,8 +328,12 @@ TOKENS = [
         ),
     ),
     _mutant(
+        "plain tokens: think blocks are part of the content",
+        becomes(plain_tokens, "_thoughts", _nothing),
+    ),
+    _mutant(
         "plain tokens: places are in characters",
-        rewritten(plain_tokens._CharacterBytes, "__init__", "!= len(layouts[k].text)", "< 0"),
+        rewritten(Frame, "filled", "text.isascii()", "True"),
     ),
     _mutant(
         "plain tokens: offsets are in bytes",

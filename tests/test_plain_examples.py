@@ -37,7 +37,7 @@ def flat(texts: list[list[str]], in_loss: list[list[int]], *, exact: list[bool])
     )
 
 
-ASCII = PlainLayout("Q a b.!", [(0, 2, 3), (1, 4, 5)], [(1, 4, 6)])
+ASCII = PlainLayout.of("Q a b.!", [(0, 2, 3), (1, 4, 5)], [(1, 4, 6)])
 TOKENS = ["Q", " a", " ", "b", ".", "!"]
 
 
@@ -60,7 +60,7 @@ def test_an_example_has_its_part_of_every_column() -> None:
 
 def test_tokens_of_one_character_each_have_all_of_it() -> None:
     text = "é🙂x"
-    layout = PlainLayout(text, [(0, 0, 2)], [(0, 0, 3)])
+    layout = PlainLayout.of(text, [(0, 0, 2)], [(0, 0, 3)])
     pieces = [
         piece.decode("latin-1") for piece in (b"\xc3", b"\xa9\xf0", b"\x9f", b"\x99\x82", b"x")
     ]

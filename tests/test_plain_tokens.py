@@ -173,7 +173,7 @@ def test_control_tokens_between_content_and_scaffold_are_seen() -> None:
     source = SOURCE.replace("{{ m.content }}", "{{ m.content }}!>")
     tokenizer = byte_level(added=[special("<!>"), special("a!")])
     encoder, plain, tokens = made(tokenizer, source)
-    odd = PlainLayout("<|u|>x<!><|end|><|a|>y!><|end|>", [(0, 5, 7), (1, 21, 22)], [(1, 21, 31)])
+    odd = PlainLayout.of("<|u|>x<!><|end|><|a|>y!><|end|>", [(0, 5, 7), (1, 21, 22)], [(1, 21, 31)])
     others = plain.lay_out({"messages": [user("b"), assistant("b")]})
     assert others is not None
     flat = tokens.encode([odd, *others])

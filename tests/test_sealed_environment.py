@@ -64,7 +64,7 @@ def check(template: ChatTemplate) -> int:
             assert sealed.text[start:end] == contents[index]
         if [index for index, *_ in sealed.written] != [k for k, c in enumerate(contents) if c]:
             continue
-        layout = PlainLayout(sealed.text, sealed.written, [])
+        layout = PlainLayout.of(sealed.text, sealed.written, [])
         skeleton = Skeleton.of([layout], sealed.asked)
         filled = skeleton.filled(contents)
         assert filled is not None
@@ -118,11 +118,11 @@ def test_the_time_is_asked_again(
     template = ChatTemplate(tokenizer, showing("strftime_now('%Y')"))
     sealed = sealed_by(template, ("a", "b"))
     assert sealed is not None
-    skeleton = Skeleton.of([PlainLayout(sealed.text, sealed.written, [])], sealed.asked)
+    skeleton = Skeleton.of([PlainLayout.of(sealed.text, sealed.written, [])], sealed.asked)
     assert skeleton.filled(("c", "d")) is not None
     environment: Any = template._compile_sealed(template.source())[0]
     [(index, method, arguments, _)] = skeleton.asked
-    other = Skeleton(skeleton.examples, [(index, method, arguments, "1999")])
+    other = Skeleton(skeleton.frames, [(index, method, arguments, "1999")])
     assert method is environment._now
     assert other.filled(("c", "d")) is None
 

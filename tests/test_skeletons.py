@@ -5,7 +5,7 @@ from __future__ import annotations
 from lossmask.sealed_text import Asked
 from lossmask.skeletons import PlainLayout, Skeleton, Skeletons
 
-LAYOUT = PlainLayout("[u]Hi[/u][a]\nHello[/a][u][/u]", [(0, 3, 5), (2, 13, 18)], [(2, 12, 22)])
+LAYOUT = PlainLayout.of("[u]Hi[/u][a]\nHello[/a][u][/u]", [(0, 3, 5), (2, 13, 18)], [(2, 12, 22)])
 
 
 def test_a_skeleton_takes_other_contents() -> None:
@@ -21,7 +21,7 @@ def test_a_skeleton_takes_other_contents() -> None:
 
 
 def test_every_example_of_a_conversation_is_filled() -> None:
-    short = PlainLayout("[u]Hi", [(0, 3, 5)], [])
+    short = PlainLayout.of("[u]Hi", [(0, 3, 5)], [])
     skeleton = Skeleton.of([LAYOUT, short], {})
     assert skeleton.size == 3
     filled = skeleton.filled(["Why?", "", "No"])

@@ -238,7 +238,7 @@ class PlainConversations:
             if not width:
                 return None
             completions.append((index, first, end + width))
-        return PlainLayout(text, sealed.written, completions)
+        return PlainLayout.of(text, sealed.written, completions)
 
     def _prompts_end_alike(self, layout: PlainLayout) -> bool:
         prompt_end = self._prompt_end or ""

@@ -16,7 +16,7 @@ A conversation for which any of this does not hold is left to the whole way.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -114,9 +114,9 @@ class PlainTokens:
         )
         spelled, bounds = self._vocabulary.spell(ids)
         is_exact = _spells(data, spelled, bounds[starts])
-        to_bytes = _CharacterBytes(layouts, data, bounds[starts], is_exact)
-        message_index = self._messages(bounds, to_bytes)
-        in_loss, inexact = self._completions(ids, bounds, to_bytes)
+        places = _Places(layouts, bounds[starts], is_exact)
+        message_index = self._messages(bounds, places)
+        in_loss, inexact = self._completions(ids, bounds, places)
         is_exact[inexact] = False
         doubtful = self._is_control[ids] & (message_index >= 0)  # a content reaches into it
         if self._unknown is not None:
@@ -138,26 +138,25 @@ class PlainTokens:
             bounds,
             is_exact,
             self._is_stop,
-            _thoughts(bounds, to_bytes, layouts),
+            _thoughts(bounds, bounds[starts], layouts),
         )
 
-    def _messages(self, bounds: Positions, to_bytes: _CharacterBytes) -> npt.NDArray[np.int32]:
+    def _messages(self, bounds: Positions, places: _Places) -> npt.NDArray[np.int32]:
         """Return the message behind each token; the first one has a token that two share."""
-        message, first, last, _ = to_bytes.places(lambda layout: layout.written)
-        from_token = np.searchsorted(bounds[1:], first, side="right")
-        to_token = np.searchsorted(bounds[:-1], last, side="left")
+        from_token = np.searchsorted(bounds[1:], places.written[:, 0], side="right")
+        to_token = np.searchsorted(bounds[:-1], places.written[:, 1], side="left")
         from_token[1:] = np.maximum(from_token[1:], to_token[:-1])
-        index = _painted(len(bounds) - 1, from_token, to_token, message + 1)
+        index = _painted(len(bounds) - 1, from_token, to_token, places.message + 1)
         index -= 1
         return index
 
     def _completions(
-        self, ids: Ids, bounds: Positions, to_bytes: _CharacterBytes
+        self, ids: Ids, bounds: Positions, places: _Places
     ) -> tuple[npt.NDArray[np.bool_], Positions]:
         """Return which tokens are in the loss, and texts with a completion not at parity."""
         assert self._prompt_end is not None
         ends_with, length = self._prompt_end
-        _, first, last, owner = to_bytes.places(lambda layout: layout.completions)
+        first, last = places.first, places.last
         begin = np.searchsorted(bounds[:-1], first, side="left")
         end = np.searchsorted(bounds, last, side="left")
         n = len(ends_with)
@@ -167,7 +166,7 @@ class PlainTokens:
         is_wrong |= bounds[before[:, 0]] != first - length
         is_wrong |= ~self._is_stop[ids[np.maximum(end - 1, 0)]]
         in_loss = _painted(len(ids), begin, end, np.ones(len(begin), np.int64)) > 0
-        return in_loss, owner[is_wrong]
+        return in_loss, places.owner[is_wrong]
 
     def _end_of(self, prompt_end: str, is_added: npt.NDArray[np.bool_]) -> tuple[Ids, int] | None:
         """Return the ids of the end of a prompt from its last added token on, and their bytes."""
@@ -184,61 +183,66 @@ class PlainTokens:
         return ids[last:], int(bounds[-1] - bounds[last])
 
 
-class _CharacterBytes:
-    """Turns places in characters of k texts into bytes of the texts end to end."""
+class _Places:
+    """Where contents and completions lie, in bytes of k texts end to end; int64 each.
+
+    Attributes:
+        message: (contents,), which message each content is of.
+        written: (contents, 2), first byte and end.
+        first: (turns,), first byte of each completion.
+        last: (turns,), its end.
+        owner: (turns,), the text that it is in.
+    """
 
     def __init__(
         self,
         layouts: Sequence[PlainLayout],
-        data: Sequence[bytes | None],
         begins: Positions,
         is_exact: npt.NDArray[np.bool_],
     ) -> None:
-        self._layouts = layouts
-        self._begins = begins
-        self._leads: dict[int, Positions] = {}
-        self._chosen = np.flatnonzero(is_exact).tolist()
-        for k in self._chosen:
-            own = data[k] or b""
-            if len(own) != len(layouts[k].text):  # not ASCII alone
-                is_lead = (np.frombuffer(own, np.uint8) & 0xC0) != 0x80
-                self._leads[k] = np.append(np.flatnonzero(is_lead), len(own))
+        chosen = np.flatnonzero(is_exact)
+        own = [layouts[k] for k in chosen.tolist()]
+        frames = [layout.frame for layout in own]
+        flat = np.fromiter(chain.from_iterable(each.in_bytes[:-1] for each in own), np.int64)
+        counts = np.array([len(frame.shown) for frame in frames], np.int64)
+        turns = np.array([len(frame.turns) for frame in frames], np.int64)
+        self.message = _joined(frame.messages for frame in frames)
+        self.written = flat.reshape(-1, 2) + np.repeat(begins[chosen], counts)[:, None]
+        place = _joined(frame.places for frame in frames)
+        place = place + np.repeat(np.cumsum(counts) - counts, turns)
+        self.first = self.written[place, 0] - _joined(frame.before for frame in frames)
+        self.last = self.written[place, 1] + _joined(frame.behind for frame in frames)
+        self.owner = np.repeat(chosen, turns)
 
-    def places(
-        self, of: Callable[[PlainLayout], list[tuple[int, int, int]]]
-    ) -> tuple[Positions, Positions, Positions, Positions]:
-        """Return message, first byte, end and text of places of the layouts, int64 each."""
-        each = [of(self._layouts[k]) for k in self._chosen]
-        numbers = chain.from_iterable(chain.from_iterable(each))
-        flat = np.fromiter(numbers, np.int64).reshape(-1, 3)
-        owner = np.repeat(np.array(self._chosen, np.int64), [len(places) for places in each])
-        borders = flat[:, 1:]
-        for k, leads in self._leads.items():
-            span = slice(*np.searchsorted(owner, [k, k + 1]))
-            borders[span] = leads[borders[span]]
-        borders += self._begins[owner][:, None]
-        return flat[:, 0], borders[:, 0], borders[:, 1], owner
+
+def _joined(arrays: Iterable[Positions]) -> Positions:
+    return np.concatenate([np.zeros(0, np.int64), *arrays])
 
 
 def _thoughts(
-    bounds: Positions, to_bytes: _CharacterBytes, layouts: Sequence[PlainLayout]
+    bounds: Positions, begins: Positions, layouts: Sequence[PlainLayout]
 ) -> npt.NDArray[np.bool_] | None:
     """Return which tokens begin in a think block of a completion, None if there is none."""
-    if not any(might_think(layout.text) for layout in layouts):
-        return None
-    _, first, last, _ = to_bytes.places(_think_blocks)
-    begin, end = (np.searchsorted(bounds[:-1], each, side="left") for each in (first, last))
-    return _painted(len(bounds) - 1, begin, end, np.ones(len(begin), np.int64)) > 0
-
-
-def _think_blocks(layout: PlainLayout) -> list[tuple[int, int, int]]:
-    if not might_think(layout.text):
-        return []
-    return [
-        (index, start + first, start + last)
-        for index, start, end in layout.completions
-        for first, last, _ in think_blocks(layout.text[start:end], "")
+    found = [
+        (begin + _bytes_of(text[:first]), begin + _bytes_of(text[:last]))
+        for begin, layout in zip(begins.tolist(), layouts, strict=False)
+        if might_think(text := layout.text)
+        for _, start, end in layout.completions
+        for first, last in _think_blocks(text, start, end)
     ]
+    if not found:
+        return None
+    first, last = np.searchsorted(bounds[:-1], np.array(found).T, side="left")
+    return _painted(len(bounds) - 1, first, last, np.ones(len(first), np.int64)) > 0
+
+
+def _think_blocks(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    for first, last, _ in think_blocks(text[start:end], ""):
+        yield start + first, start + last
+
+
+def _bytes_of(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))
 
 
 def cuts_at_added_tokens(tokenizer: Any) -> bool:

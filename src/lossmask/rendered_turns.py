@@ -94,7 +94,7 @@ class RenderedTurns:
                     base = turns[-1].finished
                 held = [turn for turn in turns if self._holds(base, turn)]
                 completions = [(turn.index, turn.start, turn.end) for turn in held]
-                layouts.append(PlainLayout(base.text, base.written, completions))
+                layouts.append(PlainLayout.of(base.text, base.written, completions))
                 turns = [turn for turn in turns if turn not in held]
                 base = None
         except _Unclear:

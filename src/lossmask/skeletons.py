@@ -15,67 +15,124 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from lossmask.sealed_text import Asked
+
+Positions = npt.NDArray[np.int64]
+Place = tuple[int, int, int]
 
 _MOST_OF_A_SHAPE = 8
 _MOST_MESSAGES = 200_000  # of all skeletons together
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PlainLayout:
-    """A rendered conversation, all positions in characters.
-
-    Attributes:
-        text: The rendering.
-        written: Message, first character, end: of each content that is not empty, ascending.
-        completions: Message, first character, end: of each turn in the loss, ascending.
-    """
-
-    text: str
-    written: list[tuple[int, int, int]]
-    completions: list[tuple[int, int, int]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Example:
+class Frame:
     """An example without its contents.
 
     Attributes:
         pieces: Literal, nothing in the place of a content, literal, …, literal.
-        shown: The messages whose contents stand there.
+        shown: The messages whose contents stand there, ascending.
         turns: Of each turn in the loss: the place of its content in ``shown``, and how many
             characters before and behind it are in the loss.
+        messages: int64 (contents,), ``shown``.
+        places: int64 (turns,), the place of each.
+        before: int64 (turns,), bytes before the content of each.
+        behind: int64 (turns,), bytes behind it.
     """
 
     pieces: list[str]
     shown: list[int]
     turns: list[tuple[int, int, int]]
+    messages: Positions
+    places: Positions
+    before: Positions
+    behind: Positions
 
     @classmethod
-    def of(cls, layout: PlainLayout) -> _Example:
+    def of(cls, text: str, written: Sequence[Place], completions: Sequence[Place]) -> Frame:
+        """Take the contents out of an example.
+
+        Args:
+            text: The rendering.
+            written: Message, first character, end: of each content that is not empty, ascending.
+            completions: Message, first character, end: of each turn in the loss, ascending, which
+                is the content and some literals around it.
+        """
         pieces, at = [], 0
-        for _, start, end in layout.written:
-            pieces += [layout.text[at:start], ""]
+        for _, start, end in written:
+            pieces += [text[at:start], ""]
             at = end
-        places = {index: place for place, (index, *_) in enumerate(layout.written)}
-        turns = []
-        for index, first, last in layout.completions:
-            place = places[index]
-            _, start, end = layout.written[place]
+        pieces.append(text[at:])
+        place_of = {index: place for place, (index, *_) in enumerate(written)}
+        turns, before, behind = [], [], []
+        for index, first, last in completions:
+            place = place_of[index]
+            _, start, end = written[place]
             turns.append((place, start - first, last - end))
-        shown = [index for index, *_ in layout.written]
-        return cls([*pieces, layout.text[at:]], shown, turns)
+            before.append(len(text[first:start].encode(errors="surrogatepass")))
+            behind.append(len(text[end:last].encode(errors="surrogatepass")))
+        shown = [index for index, *_ in written]
+        places = [place for place, *_ in turns]
+        arrays = (np.array(each, np.int64) for each in (shown, places, before, behind))
+        return cls(pieces, shown, turns, *arrays)
 
     def filled(self, contents: Sequence[str]) -> PlainLayout:
+        """Put contents in.
+
+        Args:
+            contents: Of each message.
+        """
         pieces = self.pieces.copy()
         pieces[1::2] = [contents[index] for index in self.shown]
+        text = "".join(pieces)
         borders = [*accumulate(map(len, pieces))]
-        written = [*zip(self.shown, borders[::2], borders[1::2], strict=False)]
-        completions = []
-        for place, before, behind in self.turns:
-            index, start, end = written[place]
-            completions.append((index, start - before, end + behind))
-        return PlainLayout("".join(pieces), written, completions)
+        in_bytes = borders if text.isascii() else [*accumulate(map(_bytes_of, pieces))]
+        return PlainLayout(text, self, borders, in_bytes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlainLayout:
+    """A rendered conversation.
+
+    Attributes:
+        text: The rendering.
+        frame: What stands around the contents.
+        borders: Where each of its pieces ends, in characters.
+        in_bytes: The same in bytes of UTF-8.
+    """
+
+    text: str
+    frame: Frame
+    borders: list[int]
+    in_bytes: list[int]
+
+    @classmethod
+    def of(cls, text: str, written: Sequence[Place], completions: Sequence[Place]) -> PlainLayout:
+        """Return a text with its places in characters, as of :meth:`Frame.of`."""
+        contents = {index: text[start:end] for index, start, end in written}
+        last = max(contents, default=-1)
+        frame = Frame.of(text, written, completions)
+        return frame.filled([contents.get(index, "") for index in range(last + 1)])
+
+    @property
+    def written(self) -> list[Place]:
+        """Message, first character, end: of each content that is not empty, ascending."""
+        return [*zip(self.frame.shown, self.borders[::2], self.borders[1::2], strict=False)]
+
+    @property
+    def completions(self) -> list[Place]:
+        """Message, first character, end: of each turn in the loss, ascending."""
+        written = self.written
+        return [
+            (written[place][0], written[place][1] - before, written[place][2] + behind)
+            for place, before, behind in self.frame.turns
+        ]
+
+
+def _bytes_of(piece: str) -> int:
+    return len(piece) if piece.isascii() else len(piece.encode(errors="surrogatepass"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,23 +140,23 @@ class Skeleton:
     """What stays the same.
 
     Attributes:
-        examples: The examples of a conversation.
+        frames: The examples of a conversation.
         asked: Message, method, arguments and answer: what another conversation has to agree in.
     """
 
-    examples: list[_Example]
+    frames: list[Frame]
     asked: list[tuple[int, Callable[..., Any], tuple[Any, ...], Any]]
 
     @classmethod
     def of(cls, layouts: Sequence[PlainLayout], asked: Asked) -> Skeleton:
         """Take the contents out of the examples of a conversation."""
         questions = [(*question, answer) for question, answer in asked.items()]
-        return cls([*map(_Example.of, layouts)], questions)
+        return cls([layout.frame for layout in layouts], questions)
 
     @property
     def size(self) -> int:
         """Messages that its examples show."""
-        return sum(len(example.shown) for example in self.examples)
+        return sum(len(frame.shown) for frame in self.frames)
 
     def filled(self, contents: Sequence[str]) -> list[PlainLayout] | None:
         """Lay out another conversation of the same shape, None if the template might do otherwise.
@@ -114,7 +171,7 @@ class Skeleton:
                     return None
             elif given != contents[index] and given != [contents[index]]:
                 return None
-        return [example.filled(contents) for example in self.examples]
+        return [frame.filled(contents) for frame in self.frames]
 
 
 class Skeletons:
