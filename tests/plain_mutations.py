@@ -17,6 +17,7 @@ from lossmask import (
     plain_examples,
     plain_tokens,
     rendering,
+    sealed_rendering,
     template_tail,
 )
 from lossmask.look_ahead import Watch, WatchedMessages
@@ -120,7 +121,10 @@ _UNCHECKED = becomes(PlainConversations, "_is_as_the_whole_way", lambda *_: True
 PLAIN = [
     _mutant(
         "plain: an unproven text is taken",
-        rewritten(ChatTemplate, "render_sealed", "environment.is_unproven or", ""),
+        both(
+            rewritten(sealed_rendering, "rendered_sealed", "environment.is_unproven or", ""),
+            becomes(rendering, "rendered_sealed", lambda *a: sealed_rendering.rendered_sealed(*a)),
+        ),
     ),
     _mutant(
         "plain: a beginning ends one message late",

@@ -17,7 +17,7 @@ from lossmask.doctor import diagnose
 from lossmask.embedded import DEMO_MODEL
 from lossmask.encoder import load_tokenizer
 from lossmask.layout import Layout
-from lossmask.rendering import NoTemplate
+from lossmask.no_template import NoTemplate
 from tests import corpus
 from tests.doctor_templates import SOUND, diagnosed
 from tests.fixture_templates import FIXTURE_TEMPLATES

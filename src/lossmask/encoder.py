@@ -29,6 +29,7 @@ from lossmask.instruction_styles import (
     style_template,
 )
 from lossmask.layout import Layout
+from lossmask.no_template import NoTemplate
 from lossmask.outcome import Outcome, Rejection
 from lossmask.plain_examples import consecutive, plain_examples
 from lossmask.policy import Policy, nearest
@@ -38,7 +39,7 @@ from lossmask.renderers import (
     TokenRenderer,
     renderer_setting,
 )
-from lossmask.rendering import ChatTemplate, Message, NoTemplate
+from lossmask.rendering import ChatTemplate, Message
 from lossmask.row_batches import BATCH_SIZE, RowBatches, collection_paused
 from lossmask.setting import Proving, Setting
 from lossmask.stops import Stops

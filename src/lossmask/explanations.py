@@ -50,7 +50,7 @@ REASONS = {
     "special_tokens_vary": "the tokenizer adds other special tokens to the text than to its prompt",
     "range_not_located": "the data weighs characters that the template changes beyond recognition",
     "no_tags": "the template has no {% generation %} tags, and the policy is spans=tags",
-    "no_chat_template": "the row holds messages, and there is no chat template (--template)",
+    "no_chat_template": "the row holds messages, and there is no chat template (--chat-template)",
     "no_tokenizer": "a renderer of ids encodes no text",
     "bad_input": "the row is not what it should be",
     "missing_key": "a key is missing",

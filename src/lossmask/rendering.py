@@ -22,9 +22,9 @@ from lossmask.leaf_places import LeafPlaces
 from lossmask.look_ahead import WatchedMessages
 from lossmask.sampling import is_sampled
 from lossmask.sealed_environment import SealedEnvironment
-from lossmask.sealed_reading import SealedReading, SealedText
-from lossmask.sealed_text import Questions
-from lossmask.template_environment import TracedMessage, TracingEnvironment, traced_message
+from lossmask.sealed_reading import SealedText
+from lossmask.sealed_rendering import rendered_sealed
+from lossmask.template_environment import TracedMessage, TracingEnvironment
 from lossmask.traced_text import (
     COARSE,
     MIXED,
@@ -312,28 +312,13 @@ class ChatTemplate:
             template raises, computes anything by another code than transformers', or looks at a
             content in a way that cannot be asked for again.
         """
-        contents = [message["content"] for message in messages]
-        questions = Questions(contents)
-        sealed = [
-            traced_message(message | {"content": questions.sealed(index)}, index)
-            for index, message in enumerate(messages)
-        ]
         try:
             environment, compiled = self._compile_sealed(self.source(None))
-            environment.begin(len(messages))
-            environment.questions = questions
-            watched = WatchedMessages(sealed, environment.watch)
-            seen = {**compiled.globals, **variables, "messages": watched}
-            reading = SealedReading(contents, environment.watch)
-            reading.read(compiled.root_render_func(compiled.new_context(seen, shared=True)))
         except MemoryError:
             raise
         except Exception:  # whatever it is, the whole way says it
             return None
-        if environment.is_unproven or questions.is_broken:
-            return None
-        ends = {} if environment.marking_loops else reading.ends(len(messages))
-        return SealedText("".join(reading.pieces), reading.written, ends, questions.asked)
+        return rendered_sealed(environment, compiled, messages, variables)
 
     def seen_variables(self, template_variables: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a template sees besides messages, without tools and generation prompt."""
@@ -430,40 +415,6 @@ class ChatTemplate:
             compiled = self._compiled.get(self.source(tools))
             return None if compiled is None else compiled[0].current_message
         return None
-
-
-class NoTemplate:
-    """In the place of a chat template where rows of text or ids are encoded only."""
-
-    given: str | None = None
-
-    def source(self, tools: Sequence[Any] | None = None) -> str:
-        """Return nothing."""
-        return ""
-
-    def render_text(self, messages: Sequence[Message], **options: Any) -> str:
-        """Raise.
-
-        Raises:
-            TemplateError: Always.
-        """
-        raise no_chat_template("the tokenizer")
-
-    def render_prompt(self, messages: Sequence[Message], whole: Rendering, **options: Any) -> str:
-        """Raise.
-
-        Raises:
-            TemplateError: Always.
-        """
-        raise no_chat_template("the tokenizer")
-
-    def render(self, messages: Sequence[Message], **options: Any) -> Rendering:
-        """Raise.
-
-        Raises:
-            TemplateError: Always.
-        """
-        raise no_chat_template("the tokenizer")
 
 
 def no_chat_template(owner: str) -> TemplateError:

@@ -305,7 +305,7 @@ REJECTED: dict[str, Advice] = dict(
         _row("special_tokens_vary", "Use a tokenizer that adds the same tokens to every text."),
         _row("range_not_located", "Weigh text that the template shows unchanged."),
         _row("no_tags", "Use a template with tags, or the policy spans=contract."),
-        _row("no_chat_template", "Give a chat template with --template."),
+        _row("no_chat_template", "Give a chat template with --chat-template."),
         _row("no_tokenizer", "Give the row as messages."),
         _row("bad_input", "Correct the row as the text of the rejection says."),
         _row("missing_key", "Add the key, or name the column that holds it with --layout."),
