@@ -19,6 +19,7 @@ from lossmask.plain_conversations import (
     _shows_all,
     _telling_parts,
 )
+from lossmask.rendered_turns import RenderedTurns
 from lossmask.rendering import ChatTemplate
 from lossmask.skeletons import PlainLayout
 from lossmask.stops import Stops
@@ -375,3 +376,23 @@ def test_a_completion_ends_behind_the_stops_that_follow_each_other(
 )
 def test_a_generation_prompt_that_could_think(invitation: str, could: bool) -> None:
     assert _could_think(invitation) is could
+
+
+def test_beginnings_are_not_rendered_in_vain_for_ever(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = CHATML.replace("{{ m.content", "{{ '!' if loop.last }}{{ m.content")
+    plain = conversations(Encoder(tokenizer, chat_template=source, fast=False))
+    tried: list[int] = []
+
+    def examples(self: RenderedTurns, messages: list[Message], *_: Any) -> None:
+        tried.append(len(messages))
+
+    monkeypatch.setattr(RenderedTurns, "examples", examples)
+    for _ in range(20):
+        assert plain.lay_out({"messages": ASKED}) is None
+    assert len(tried) == 15  # not at first sight, and 16 times at most
+    for count in range(2, 12):
+        for _ in range(20):
+            plain.lay_out({"messages": ASKED * count})
+    assert len(tried) == 51

@@ -38,7 +38,8 @@ from lossmask.written import THINK_PAIRS
 _ROLES = frozenset({"system", "user", "assistant"})
 _READ = ("role", "content")
 _MOST_SHAPES = 10_000
-_MOST_TRIES = 4  # to render the beginnings of a shape: the contents may be at fault
+_MOST_TRIES = 16  # to render the beginnings of a shape: other contents have other answers
+_MOST_IN_VAIN = 50
 _MOST_TURNS = 32
 _PROBE_MESSAGES = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 _PROBE_VALUES: tuple[Any, ...] = ("x", "[]", 1, 0.5, True, None, ["x"], [{"x": 1}], {"x": 1}, [])
@@ -61,6 +62,7 @@ class PlainConversations:
         self._train_on = setting.policy.train_on
         self._harmless: dict[tuple[str, ...], bool] = {}
         self._skeletons = Skeletons()
+        self._in_vain = 0
         self._met: dict[tuple[str, ...], int] = {}  # shapes whose beginnings have to be rendered
         self._ends_of_turns: dict[str, int] = {}  # what follows a content -> where its stop ends
         self.invitation = ""  # the generation prompt
@@ -185,12 +187,21 @@ class PlainConversations:
         trained: list[int],
         shape: tuple[str, ...],
     ) -> tuple[list[PlainLayout], Asked] | None:
-        """Render the beginnings of a conversation whose shape was met before, a few times."""
+        """Render the beginnings of a conversation, if that may be worth it for others like it.
+
+        So it is if its shape was met before, though not often, and if it has not been in vain too
+        often: it costs as much as the whole way.
+        """
         met = self._met[shape] = self._met.get(shape, 0) + 1
         if len(self._met) > _MOST_SHAPES:
             self._met.clear()
-        if not 1 < met <= _MOST_TRIES or len(trained) > _MOST_TURNS:
+        if (
+            not 1 < met <= _MOST_TRIES
+            or len(trained) > _MOST_TURNS
+            or self._in_vain > _MOST_IN_VAIN
+        ):
             return None
+        self._in_vain += 1
         setting = self._setting
         assert isinstance(setting.template, ChatTemplate)
         turns = RenderedTurns(
@@ -203,7 +214,7 @@ class PlainConversations:
         found = turns.examples(messages, whole, trained)
         if found is None or not self._is_as_the_whole_way(messages, found[0]):
             return None
-        self._met[shape] = 1  # the next one is worth trying
+        self._in_vain = max(0, self._in_vain - 4)
         return found
 
     def _is_as_the_whole_way(self, messages: list[Any], layouts: Sequence[PlainLayout]) -> bool:
