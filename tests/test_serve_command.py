@@ -35,17 +35,29 @@ def test_data_that_is_missing_is_told_before_anything_is_loaded(tmp_path: Path) 
     assert isinstance(result.exception, InputError)
 
 
+def _heeding_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell lets what it runs behind ignore them
+
+
 def test_the_command_prints_an_address_with_a_new_secret_and_ends_by_ctrl_c() -> None:
     command = [sys.executable, "-m", "lossmask.cli", "serve", "--port", "0"]
     environment = {**os.environ, "COLUMNS": "60"}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=_heeding_interrupts,
     ) as run:
         assert run.stdout is not None
         address = run.stdout.readline()
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/#[\w-]{32}\n", address)
         assert run.stdout.readline() == "Ctrl-C ends it.\n"
         run.send_signal(signal.SIGINT)
-        out, err = run.communicate(timeout=60)
+        try:
+            out, err = run.communicate(timeout=60)
+        finally:
+            run.kill()
     assert (out, err) == ("", "")
     assert run.returncode in (0, 130, -signal.SIGINT)
