@@ -41,6 +41,7 @@ ROWS: list[Any] = [
     {"messages": [user("q"), assistant("r"), user("s"), assistant("t")]},
     {"messages": [user("Q"), assistant("R"), user("S"), assistant("T.")]},
     {"messages": [user("Q"), assistant("<think>é\n</think>\n\nR"), user("S"), assistant("T")]},
+    {"messages": [user("Q"), assistant("é  <think> </think>, a<think>b</think> c"), user("")]},
     {"messages": [user("x"), assistant("<t></t>r"), user(" s"), assistant("long text")]},
     {"messages": [user("x "), assistant("<"), user("s"), assistant("t ")]},
     {"messages": [user("a"), assistant("b. ")]},

@@ -222,23 +222,27 @@ def _joined(arrays: Iterable[Positions]) -> Positions:
 def _thoughts(
     bounds: Positions, begins: Positions, layouts: Sequence[PlainLayout]
 ) -> npt.NDArray[np.bool_] | None:
-    """Return which tokens begin in a think block of a completion, None if there is none."""
+    """Return which tokens have their first visible character in a think block, None if none has."""
     found = [
-        (begin + _bytes_of(text[:first]), begin + _bytes_of(text[:last]))
+        tuple(begin + _bytes_of(text[:at]) for at in places)
         for begin, layout in zip(begins.tolist(), layouts, strict=False)
         if might_think(text := layout.text)
         for _, start, end in layout.completions
-        for first, last in _think_blocks(text, start, end)
+        for places in _think_blocks(text, start, end)
     ]
     if not found:
         return None
-    first, last = np.searchsorted(bounds[:-1], np.array(found).T, side="left")
-    return _painted(len(bounds) - 1, first, last, np.ones(len(first), np.int64)) > 0
+    space, first, last = np.array(found).T
+    token = np.searchsorted(bounds[1:], first, side="right")  # the first that reaches into it
+    token += bounds[token] < space  # which begins with something else
+    behind = np.searchsorted(bounds[:-1], last, side="left")
+    return _painted(len(bounds) - 1, token, behind, np.ones(len(token), np.int64)) > 0
 
 
-def _think_blocks(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+def _think_blocks(text: str, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield where the white space before each block begins, the block, and its end."""
     for first, last, _ in think_blocks(text[start:end], ""):
-        yield start + first, start + last
+        yield start + len(text[start : start + first].rstrip()), start + first, start + last
 
 
 def _bytes_of(text: str) -> int:
