@@ -182,5 +182,6 @@ def test_malformed_rows() -> None:
 @pytest.mark.parametrize("name", sorted(ENCODERS))
 def test_many_plain_rows(name: str) -> None:
     many = settings(FEW, max_examples=1_000)
-    assert _taken(name, plain_rows(_contents()), many)["together"] > 100
-    assert _taken(name, plain_rows(_plain_contents()), many)["together"] > 100
+    least = 10 if name in LOOKING_AT_CONTENTS else 100
+    assert _taken(name, plain_rows(_contents()), many)["together"] > least
+    assert _taken(name, plain_rows(_plain_contents()), many)["together"] > least
