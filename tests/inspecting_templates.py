@@ -24,6 +24,7 @@ ASKED = (  # that can be asked of another content again
     "c[(c | length) - 1:] == '.'",
     "c[0] == 'a'",
     "c[-1] != '.'",
+    "c[4:5] == 'x' or c[2] == '.'",
     "'x' if c[:3]",
     "messages[-1].content == 'a'",
     "messages[0].content[:1] in ['a', 'b']",

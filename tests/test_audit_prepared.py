@@ -10,9 +10,10 @@ import pytest
 
 from lossmask import Policy, PreparedDataError
 from lossmask.audit_data import audit
-from lossmask.audit_prepared import NOT_TOLD, audit_prepared, is_prepared
+from lossmask.audit_prepared import NOT_TOLD, audit_prepared
 from lossmask.confinement import Limits
 from lossmask.embedded import DEMO_MODEL
+from lossmask.prepared_manifest import is_prepared
 from lossmask.preparing import EncoderSource, prepare
 from tests.scenarios import assistant, system, user
 

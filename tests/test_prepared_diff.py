@@ -11,7 +11,8 @@ import pytest
 from lossmask import InputError, Policy, PreparedDataError, TokenizerError
 from lossmask.diff_words import Sides, sentences
 from lossmask.embedded import DEMO_MODEL
-from lossmask.prepared_diff import diff_prepared, is_prepared
+from lossmask.prepared_diff import diff_prepared
+from lossmask.prepared_manifest import is_prepared
 from lossmask.preparing import EncoderSource, prepare
 from tests.scenarios import assistant, user
 

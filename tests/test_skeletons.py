@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lossmask.sealed_text import Asked
+from lossmask.sealed_text import Asked, Questions, Sealed
 from lossmask.skeletons import PlainLayout, Skeleton, Skeletons
 
 LAYOUT = PlainLayout.of("[u]Hi[/u][a]\nHello[/a][u][/u]", [(0, 3, 5), (2, 13, 18)], [(2, 12, 22)])
@@ -40,6 +40,16 @@ def test_other_answers_do_not_fit() -> None:
     assert skeleton.filled(["x", "", "b"]) is None
     assert skeleton.filled(["a", "", " b"]) is None
     assert skeleton.filled(["a", "", "y"]) is None
+
+
+def test_a_question_that_cannot_be_asked_of_a_content_does_not_fit() -> None:
+    questions = Questions(["abc"])
+    assert Sealed((0,), questions)[2] == "c"
+    layout = PlainLayout.of("[abc]", [(0, 1, 4)], [])
+    skeleton = Skeleton.of([layout], questions.asked)
+    assert skeleton.filled(["xyc"]) is not None
+    assert skeleton.filled(["xyz"]) is None
+    assert skeleton.filled(["x"]) is None  # it has no third character
 
 
 def test_skeletons_are_found_by_shape() -> None:

@@ -14,7 +14,7 @@ from rich.progress import MofNCompleteColumn, TransferSpeedColumn
 
 from lossmask.audit_data import audit
 from lossmask.audit_display import show_audit
-from lossmask.audit_prepared import audit_prepared, is_prepared
+from lossmask.audit_prepared import audit_prepared
 from lossmask.auditing import Audit
 from lossmask.command_options import (
     AppendStopOption,
@@ -42,7 +42,7 @@ from lossmask.diagnosis import Diagnosis
 from lossmask.doctor_command import diagnose_apart
 from lossmask.errors import LossmaskError, PolicyError
 from lossmask.policy import nearest
-from lossmask.prepared_manifest import PreparedFolder, read_manifest
+from lossmask.prepared_manifest import PreparedFolder, is_prepared, read_manifest
 from lossmask.preparing import EncoderSource
 from lossmask.severities import SEVERITIES
 from lossmask.terminal import progress_bar

@@ -46,11 +46,6 @@ NOT_TOLD = (
 """What the columns of a prepared folder cannot tell, one sentence each."""
 
 
-def is_prepared(path: Path) -> bool:
-    """Return whether a path is a folder with a manifest, whole or not."""
-    return (path / MANIFEST_NAME).is_file()
-
-
 def audit_prepared(
     folder: Path, *, eval_folder: Path | None = None, progress: Progress = lambda done: None
 ) -> Audit:

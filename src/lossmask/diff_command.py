@@ -43,7 +43,8 @@ from lossmask.diff_words import Sides, diff_mapping
 from lossmask.diffing import Diff
 from lossmask.errors import LossmaskError, PolicyError
 from lossmask.foreign_masks import TOOLS, ForeignSource, name_of, tool_named
-from lossmask.prepared_diff import diff_prepared, is_prepared
+from lossmask.prepared_diff import diff_prepared
+from lossmask.prepared_manifest import is_prepared
 from lossmask.preparing import EncoderSource
 from lossmask.terminal import has_colour, progress_bar, show_error
 

@@ -28,7 +28,7 @@ from lossmask.control_tokens import control_tokens_of
 from lossmask.example import IGNORE_INDEX
 from lossmask.parts import Parts, might_think, parts_of_answers, think_blocks
 from lossmask.setting import Setting
-from lossmask.skeletons import PlainLayout
+from lossmask.skeletons import PlainLayout, size_in_bytes
 from lossmask.tokenizing import TextTokenizer
 from lossmask.vocabulary_bytes import VocabularyBytes
 
@@ -224,7 +224,7 @@ def _thoughts(
 ) -> npt.NDArray[np.bool_] | None:
     """Return which tokens have their first visible character in a think block, None if none has."""
     found = [
-        tuple(begin + _bytes_of(text[:at]) for at in places)
+        tuple(begin + size_in_bytes(text[:at]) for at in places)
         for begin, layout in zip(begins.tolist(), layouts, strict=False)
         if might_think(text := layout.text)
         for _, start, end in layout.completions
@@ -243,10 +243,6 @@ def _think_blocks(text: str, start: int, end: int) -> Iterator[tuple[int, int, i
     """Yield where the white space before each block begins, the block, and its end."""
     for first, last, _ in think_blocks(text[start:end], ""):
         yield start + len(text[start : start + first].rstrip()), start + first, start + last
-
-
-def _bytes_of(text: str) -> int:
-    return len(text.encode(errors="surrogatepass"))
 
 
 def cuts_at_added_tokens(tokenizer: Any) -> bool:

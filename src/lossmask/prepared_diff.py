@@ -20,19 +20,12 @@ from lossmask.example import Example
 from lossmask.outcome import Rejection
 from lossmask.output_folder import REJECTED
 from lossmask.prepared import PreparedDataset, load_prepared
-from lossmask.prepared_manifest import MANIFEST_NAME, PreparedFolder
+from lossmask.prepared_manifest import PreparedFolder
 from lossmask.spelled_ids import example_of_ids
 from lossmask.token_places import STOP
 from lossmask.tokenizing import TextTokenizer
 
-__all__ = ["diff_prepared", "is_prepared"]
-
-
-def is_prepared(path: str | Path) -> bool:
-    """Return whether a path or URL is that of a folder with a manifest."""
-    if "://" in str(path):
-        return True
-    return (Path(path) / MANIFEST_NAME).exists()
+__all__ = ["diff_prepared"]
 
 
 def diff_prepared(

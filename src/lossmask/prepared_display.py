@@ -23,16 +23,10 @@ from lossmask.output_folder import REJECTED
 from lossmask.pack_command import show_pack
 from lossmask.packed_examples import pack_examples
 from lossmask.prepared import PreparedDataset, load_prepared
-from lossmask.prepared_manifest import MANIFEST_NAME
 from lossmask.spelled_ids import example_of_ids
 from lossmask.terminal import show_example
 from lossmask.token_drawing import TokenDrawing
 from lossmask.tokenizing import TextTokenizer
-
-
-def is_prepared_folder(path: Path) -> bool:
-    """Return whether ``prepare`` wrote what a path names."""
-    return (path / MANIFEST_NAME).is_file()
 
 
 class PreparedDrawing:

@@ -19,12 +19,17 @@ import numpy.typing as npt
 
 from lossmask.errors import PreparedDataError
 
-__all__ = ["MANIFEST_NAME", "PreparedFolder", "bad_manifest", "read_manifest"]
+__all__ = ["MANIFEST_NAME", "PreparedFolder", "bad_manifest", "is_prepared", "read_manifest"]
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = 1
 
 _COUNTS = ("rows_in", "rows_kept", "rows_rejected", "examples", "tokens", "supervised_tokens")
+
+
+def is_prepared(path: str | Path) -> bool:
+    """Return whether a path is a folder with a manifest, whole or not, or a URL, which may be."""
+    return "://" in str(path) or (Path(path) / MANIFEST_NAME).is_file()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lossmask.audit_prepared import is_prepared
 from lossmask.command_options import (
     AppendStopOption,
     BoundaryOption,
@@ -37,6 +36,7 @@ from lossmask.confinement import Limits
 from lossmask.data_files import check_files, total_bytes
 from lossmask.errors import PolicyError
 from lossmask.html_page import html_page
+from lossmask.prepared_manifest import is_prepared
 from lossmask.prepared_source import prepared_source
 from lossmask.reporting import report
 from lossmask.terminal import progress_bar, visible

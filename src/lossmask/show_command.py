@@ -33,7 +33,8 @@ from lossmask.confinement import Limits
 from lossmask.data_files import check_files
 from lossmask.errors import PolicyError
 from lossmask.formats import to_normal
-from lossmask.prepared_display import PreparedDrawing, is_prepared_folder
+from lossmask.prepared_display import PreparedDrawing
+from lossmask.prepared_manifest import is_prepared
 from lossmask.preparing import EncoderSource
 from lossmask.terminal import has_colour, show_example, show_rejection
 from lossmask.workers import encode_each
@@ -99,7 +100,7 @@ def show_command(
     chosen = ChosenRows.parse(row or [], "0-" if all_rows else rows)
     chosen = chosen if chosen.ranges else ChosenRows(((0, 1),))
     console = Console()
-    if is_prepared_folder(data):
+    if is_prepared(data):
         _refuse_options(
             {
                 "--chat-template": chat_template,
