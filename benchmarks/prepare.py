@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice, pairwise
+from itertools import chain, groupby, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -198,8 +198,8 @@ def measure_stages(*, count: int = 5_000, rounds: int = 3) -> dict[str, float]:
             clock.append(time.perf_counter())
             results = EncodedRows()
             for each in tokens:
-                for k in range(len(each.is_exact)):
-                    results.add_flat(raw, each, range(k, k + 1))
+                numbers = [range(k, k + 1) for k in range(len(each.is_exact))]
+                results.add_flat([raw] * len(numbers), each, numbers)
             clock.append(time.perf_counter())
             results.close()
             clock.append(time.perf_counter())
@@ -242,12 +242,16 @@ def _columns(encoder: Encoder, rows: list[Any]) -> None:
         with collection_paused():
             laid_out = [batches.lay_out(row) or [] for row in batch]
         tokens = batches.tokenize([*chain.from_iterable(laid_out)])
-        for place, (row, numbers) in enumerate(zip(batch, consecutive(laid_out), strict=True)):
-            raw = RawRow("", number + place, number + place, b"")
-            if numbers and tokens.are_exact(numbers):
-                results.add_flat(raw, tokens, numbers)
-            else:
-                results.add(raw, encoder.encode_row(row))
+        numbers = [*consecutive(laid_out)]
+        exact = [bool(own) and tokens.are_exact(own) for own in numbers]
+        for is_exact, run in groupby(range(len(batch)), exact.__getitem__):
+            places = list(run)
+            raws = [RawRow("", number + place, number + place, b"") for place in places]
+            if is_exact:
+                results.add_flat(raws, tokens, [numbers[place] for place in places])
+                continue
+            for raw, place in zip(raws, places, strict=True):
+                results.add(raw, encoder.encode_row(batch[place]))
     batches.check_backend()
     examples_table(results.columns)
 

@@ -15,7 +15,7 @@ import pytest
 from lossmask import Encoder, inherited_encoder
 from lossmask.confinement import Limits
 from lossmask.embedded import DEMO_MODEL
-from lossmask.inherited_encoder import VARIABLE, Inherited, Order
+from lossmask.inherited_encoder import VARIABLE, Inherited, Order, place_of_order
 from lossmask.preparing import EncoderSource
 from lossmask.workers import Workers, encode_apart
 from tests import corpus
@@ -26,14 +26,19 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork serv
 SOURCE = EncoderSource(str(DEMO_MODEL), stop_tokens=("<|im_end|>",))
 
 
-def in_server(order: Order, cache: Path, report: str) -> Any:
+def in_server(order: Order, cache: Path, report: str, *, without_torch: bool = True) -> Any:
     """Import the module as a fork server does, in a process of its own; return what it reports.
 
     Args:
         order: What the server is to load.
         cache: Where facts are remembered.
         report: An expression; ``inherited`` is the encoder, ``threads`` how many threads came.
+        without_torch: Whether the server does without torch.
     """
+    read_end, write_end = os.pipe()
+    os.write(write_end, order.to_bytes())
+    os.close(write_end)
+    place = place_of_order(os.getpid(), read_end, without_torch=without_torch)
     code = (
         "import json, os, sys, numpy, pyarrow.parquet\n"
         "def count(): return len(os.listdir('/proc/self/task'))\n"
@@ -43,11 +48,12 @@ def in_server(order: Order, cache: Path, report: str) -> Any:
         "inherited = inherited_encoder._inherited and inherited_encoder._inherited[1]\n"
         f"print(json.dumps({report}))"
     )
-    environment = {**os.environ, VARIABLE: order.to_text(), "LOSSMASK_CACHE": str(cache)}
+    environment = {**os.environ, VARIABLE: place, "LOSSMASK_CACHE": str(cache)}
     environment.pop("TOKENIZERS_PARALLELISM", None)
     ran = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
+    os.close(read_end)
     assert ran.stderr == ""
     return json.loads(ran.stdout)
 
@@ -57,11 +63,11 @@ def test_no_thread_is_started_before_the_fork(tmp_path: Path) -> None:
     encoder.row_batches.expect_many()  # remembers that the backend is exact, or why it is not used
     report = "[threads, inherited._setting.tokenizer.why_not_fast, *inherited.stop_ids]"
     cache = Path(os.environ["LOSSMASK_CACHE"])
-    threads, why_not, *stops = in_server(Order("a", SOURCE.load, True, True), cache, report)
+    threads, why_not, *stops = in_server(Order("a", SOURCE.load, True), cache, report)
     assert threads == 0
     assert why_not == encoder._setting.tokenizer.why_not_fast  # type: ignore[attr-defined]
     assert frozenset(stops) == encoder.stop_ids
-    unknown = in_server(Order("a", SOURCE.load, True, True), tmp_path, report)
+    unknown = in_server(Order("a", SOURCE.load, True), tmp_path, report)
     assert unknown[:2] == [0, "nothing has proven it yet"]
     assert not list(tmp_path.iterdir())
 
@@ -72,8 +78,9 @@ def test_torch_is_left_out_where_that_is_ordered_and_the_encoder_is_the_same(
     report = (
         "['torch' in sys.modules and sys.modules['torch'] is not None, inherited.fingerprint()]"
     )
-    with_torch = in_server(Order("a", SOURCE.load, False, False), tmp_path, report)
-    without = in_server(Order("a", SOURCE.load, False, True), tmp_path, report)
+    order = Order("a", SOURCE.load, False)
+    with_torch = in_server(order, tmp_path, report, without_torch=False)
+    without = in_server(order, tmp_path, report)
     assert with_torch == [True, SOURCE.load().fingerprint()]
     assert without == [False, SOURCE.load().fingerprint()]
 
@@ -111,7 +118,7 @@ def test_every_tokenizer_of_the_corpus_is_the_same_without_torch() -> None:
 
 
 def test_an_encoder_that_cannot_be_loaded_is_left_to_the_workers(tmp_path: Path) -> None:
-    order = Order("a", EncoderSource("/nowhere").load, True, True)
+    order = Order("a", EncoderSource("/nowhere").load, True)
     assert in_server(order, tmp_path, "[inherited, inherited_encoder.VARIABLE in os.environ]") == [
         None,
         False,

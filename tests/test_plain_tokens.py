@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lossmask import Encoder
 from lossmask.embedded import DEMO_MODEL
 from lossmask.fit import Fit
+from lossmask.parts import might_think, might_think_anywhere
 from lossmask.plain_conversations import PlainConversations
 from lossmask.plain_tokens import FlatTokens, PlainTokens, cuts_at_added_tokens
 from lossmask.skeletons import PlainLayout
@@ -351,3 +354,17 @@ def test_the_demo_tokenizer_is_as_the_whole_way() -> None:
     encoder = ready(Encoder(tokenizer, fast=False))
     rows = [{"messages": [user("Hello\n\n there"), assistant(" é 世界\n")]}] * 3
     assert check_both_ways(encoder, rows) == 3
+
+
+@given(st.text("thinkTHINK<>[]/ é", max_size=40))
+def test_a_batch_might_think_where_one_of_its_texts_might(text: str) -> None:
+    if might_think(text):
+        assert might_think_anywhere(f"a{text}é".encode())
+
+
+@pytest.mark.parametrize(
+    ("data", "is_possible"),
+    [(b"", False), (b"a boon> NO", False), (b"</think>", True), (b"[/THINK]", True)],
+)
+def test_what_might_think(data: bytes, is_possible: bool) -> None:
+    assert might_think_anywhere(data) is is_possible

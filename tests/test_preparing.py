@@ -265,7 +265,7 @@ class Inline:
     def ask(self, question: Callable[[Encoder], Any]) -> Any:
         return question(self._encoder)
 
-    def try_template(self, rows: Iterable[RawRow]) -> None:
+    def try_template(self, rows: Iterable[RawRow], count: int) -> None:
         pass
 
     def encode(self, chunks: Iterable[Any], count: int, progress: Any) -> Iterator[Any]:

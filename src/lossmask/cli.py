@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from lossmask import __version__
+from lossmask.fork_server import start_ahead
 from lossmask.inherited_encoder import leave_torch_out
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Command:
         summary: The first line of that function's docstring, which says what the command does.
         example: What may follow ``lossmask`` on the command line.
         needs_torch: Whether it, or a process that it starts, may import torch.
+        has_workers: Whether it encodes in several processes.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Command:
     summary: str
     example: str
     needs_torch: bool = True
+    has_workers: bool = False
 
     def function(self) -> Callable[..., None]:
         """Import the function that runs it."""
@@ -54,6 +57,7 @@ COMMANDS = (
         "Encode conversations into Parquet shards, a manifest, and rejected.jsonl.",
         "prepare chats.jsonl --tokenizer Qwen/Qwen3-0.6B -o prepared",
         needs_torch=False,
+        has_workers=True,
     ),
     Command(
         "show",
@@ -68,6 +72,7 @@ COMMANDS = (
         "Look at every row without training on it: what is kept, lost, altered, repeated, leaked.",
         "audit chats.jsonl --tokenizer Qwen/Qwen3-0.6B --prove",
         needs_torch=False,
+        has_workers=True,
     ),
     Command(
         "explain",
@@ -207,9 +212,12 @@ def _show_error(error: LossmaskError) -> None:
 
 def run() -> None:
     """Be the command: this process and those that it starts do nothing else."""
-    asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    if any(command.name == asked and not command.needs_torch for command in COMMANDS):
+    name = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    asked = next((command for command in COMMANDS if command.name == name), None)
+    if asked is not None and not asked.needs_torch:
         leave_torch_out()
+    if asked is not None and asked.has_workers and "--help" not in sys.argv:
+        start_ahead()
     main()
 
 

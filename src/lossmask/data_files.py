@@ -121,8 +121,8 @@ def read_rows(paths: Sequence[Path], place: Place = FIRST_ROW) -> Iterator[RawRo
         name, is_record = str(path), not _has_lines(path)
         for found in _read(path, start):
             if row >= place.row:
-                size = -1 if found.size is None else found.size
-                yield RawRow(name, found.number, row, found.data, is_record, size, found.problem)
+                number, data, size, problem = found
+                yield RawRow(name, number, row, data, is_record, size, problem)
             row += 1
 
 

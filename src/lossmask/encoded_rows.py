@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,7 +22,8 @@ from lossmask.outcome import Lost, Outcome, Rejection
 from lossmask.plain_tokens import FlatTokens
 
 _TOKEN_COLUMNS = ("input_ids", "labels", "loss_weights", "message_index")
-_COLUMNS = ("row", *_TOKEN_COLUMNS)
+_ID_COLUMNS = ("input_ids", "labels")
+_COLUMNS = ("row", "length", *_TOKEN_COLUMNS)
 
 
 @dataclass(slots=True)
@@ -82,8 +83,9 @@ class EncodedRows:
     Attributes:
         counts: Of these rows.
         rejected: The lines of ``rejected.jsonl``.
-        columns: Name -> one value (``row``) or array per kept example; none once ``shard`` is made.
-            ``ignorable`` is there if the policy names tokens to ignore.
+        columns: ``row`` and ``length`` of each kept example, and by name the values of their tokens
+            in pieces, end to end; none once ``shard`` is made. ``ignorable`` is there if the policy
+            names tokens to ignore.
         shard: The bytes of a Parquet file, None if no row is kept.
     """
 
@@ -109,24 +111,35 @@ class EncodedRows:
             counts.supervised_tokens += example.supervised_count
             counts.findings.update(finding.kind for finding in example.findings)
             self.columns["row"].append(raw.row)
+            self.columns["length"].append(len(example))
             for name in _TOKEN_COLUMNS:
                 self.columns[name].append(getattr(example, name))
             if example.ignorable is not None:
                 self.columns.setdefault("ignorable", []).append(example.ignorable)
 
-    def add_flat(self, raw: RawRow, tokens: FlatTokens, numbers: range) -> None:
-        """Take the next row, which became examples of a batch and has no findings."""
+    def add_flat(self, raws: Sequence[RawRow], tokens: FlatTokens, numbers: list[range]) -> None:
+        """Take the next rows, which became examples of a batch and have no findings.
+
+        Args:
+            raws: Rows, one at least.
+            tokens: The batch.
+            numbers: Of each row its examples of the batch; those of all follow one another.
+        """
+        first, end = numbers[0].start, numbers[-1].stop
+        starts = tokens.starts[first : end + 1]
+        span = slice(*starts[[0, -1]].tolist())
         counts = self.counts
-        counts.rows_in += 1
-        counts.rows_kept += 1
-        counts.examples += len(numbers)
-        for number in numbers:
-            first, end = tokens.starts[number : number + 2].tolist()
-            counts.tokens += end - first
-            counts.supervised_tokens += tokens.in_loss[number]
-            self.columns["row"].append(raw.row)
-            for name in _TOKEN_COLUMNS:
-                self.columns[name].append(getattr(tokens, name)[first:end])
+        counts.rows_in += len(raws)
+        counts.rows_kept += len(raws)
+        counts.examples += end - first
+        counts.tokens += span.stop - span.start
+        counts.supervised_tokens += sum(tokens.in_loss[first:end])
+        self.columns["row"] += [
+            raw.row for raw, own in zip(raws, numbers, strict=True) for _ in own
+        ]
+        self.columns["length"] += np.diff(starts).tolist()
+        for name in _TOKEN_COLUMNS:
+            self.columns[name].append(getattr(tokens, name)[span])
 
     def close(self) -> None:
         """Turn the kept examples into a Parquet file."""
@@ -168,8 +181,7 @@ def examples_table(columns: Mapping[str, list[Any]]) -> pa.Table:
     Args:
         columns: As :class:`EncodedRows` collects them, of one example at least.
     """
-    lengths = [len(ids) for ids in columns["input_ids"]]
-    borders = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    borders = pa.array(np.cumsum([0, *columns["length"]], dtype=np.int32))
     table = {"row": pa.array(columns["row"], pa.int64())}
     for name in [*_TOKEN_COLUMNS, *(["ignorable"] if "ignorable" in columns else [])]:
         values = pa.array(np.concatenate(columns[name]))
@@ -180,8 +192,9 @@ def examples_table(columns: Mapping[str, list[Any]]) -> pa.Table:
 def parquet_bytes(examples: pa.Table) -> bytes:
     """Return a table of examples as a shard is written.
 
-    Values lie there as they are, compressed: a dictionary of token ids costs more time than it
-    saves space, and no reader asks for statistics. Nothing is null, which saves readers looking.
+    Compressed values, of ids all first bytes, then all second ones, …: a dictionary of token ids
+    costs more time than it saves space, and no reader asks for statistics. Nothing is null, which
+    saves readers looking.
     """
     written = io.BytesIO()
     pq.write_table(
@@ -189,6 +202,7 @@ def parquet_bytes(examples: pa.Table) -> bytes:
         written,
         compression="zstd",
         use_dictionary=False,
+        column_encoding={f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in _ID_COLUMNS},
         write_statistics=False,
     )
     return written.getvalue()

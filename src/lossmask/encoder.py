@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -359,14 +360,20 @@ class Encoder:
             batches.check_backend()
         return outcomes
 
-    def load_proven_backend(self) -> None:
-        """Load the fast backend, if it may be used and is known to be exact.
+    def load_ahead(self) -> None:
+        """Load what many rows need: the vocabulary, the fast backend if it is known to be exact.
 
-        Starts no thread: what is not known yet is found out when ids are first needed.
+        No thread that it starts lives on: what is not known yet is found out when ids are first
+        needed.
         """
         tokenizer = self._setting.tokenizer
-        if self._fast and isinstance(tokenizer, TextTokenizer):
-            tokenizer.use_fast_backend(prove=False)
+        if not isinstance(tokenizer, TextTokenizer):
+            return
+        with ThreadPoolExecutor(1) as thread:  # native code, which lets others run meanwhile
+            loading = thread.submit(tokenizer.use_fast_backend, prove=False) if self._fast else None
+            self.row_batches.load_vocabulary()
+            if loading is not None:
+                loading.result()
 
     @property
     def row_batches(self) -> RowBatches:

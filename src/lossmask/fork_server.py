@@ -16,29 +16,47 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from lossmask.inherited_encoder import VARIABLE, Inherited, Order, is_torch_left_out
+from lossmask.inherited_encoder import (
+    VARIABLE,
+    Inherited,
+    Order,
+    is_torch_left_out,
+    place_of_order,
+)
 
 if sys.platform != "win32":
     from multiprocessing import forkserver, resource_tracker
 
 T = TypeVar("T")
 
-_IMPORTED_ONCE = (
-    "lossmask.inherited_encoder",
-    "lossmask.encoder",
-    "lossmask.preparing",
-    "transformers.models.auto.tokenization_auto",
-    "transformers.models.llama.configuration_llama",  # most tokenizers come with a configuration
-)
-"""Modules that loading a tokenizer imports in seconds; a fork server hands them on in no time."""
-_LONGEST_ORDER = 100_000  # characters of an environment variable; Linux takes 131,071
+_LONGEST_ORDER = 1 << 16  # bytes that a pipe takes before anybody reads it
+
+_order_pipe: tuple[int, int] | None = None
+"""Both ends of where a server that was started ahead reads what it is to load."""
+_read_end: int | None = None
+"""Of the last pipe; the server opens it when it gets to it."""
+
+
+def start_ahead() -> None:
+    """Start the fork server before it is known what it is to load: importing takes it a second."""
+    global _order_pipe, _read_end
+    if sys.platform == "win32" or _order_pipe is not None:
+        return
+    if _read_end is not None:
+        os.close(_read_end)
+    _order_pipe = os.pipe()
+    _read_end, _ = _order_pipe
+    multiprocessing.set_forkserver_preload(["lossmask.inherited_encoder"])
+    text = place_of_order(os.getpid(), _read_end, without_torch=is_torch_left_out())
+    with interrupts_held_back(), _environment(VARIABLE, text):
+        forkserver.ensure_running()
 
 
 def start_fork_server(load: Callable[[], T], *, expects_many: bool) -> Callable[[], T]:
     """Let the fork server load what workers need while this process does something else.
 
-    A server that is running already loads nothing more: it is older than the call, and so might be
-    what it loaded.
+    A server that is running already, other than one started ahead, loads nothing more: it is older
+    than the call, and so might be what it loaded.
 
     Args:
         load: Makes the encoder; picklable.
@@ -50,22 +68,27 @@ def start_fork_server(load: Callable[[], T], *, expects_many: bool) -> Callable[
     """
     if sys.platform == "win32":
         return load
-    order = Order(secrets.token_hex(), load, expects_many, is_torch_left_out())
-    text = order.to_text()
-    _ensure_running(text if len(text) < _LONGEST_ORDER else "")
+    order = Order(secrets.token_hex(), load, expects_many)
+    _give_order(order.to_bytes())
     return Inherited(order.token, load)
 
 
 def start_empty_fork_server() -> None:
     """Let the fork server import what takes time while this process does something else."""
     if sys.platform != "win32":
-        _ensure_running("")
+        _give_order(b"")
 
 
-def _ensure_running(order: str) -> None:
-    multiprocessing.set_forkserver_preload(list(_IMPORTED_ONCE))
-    with interrupts_held_back(), _environment(VARIABLE, order):
-        forkserver.ensure_running()
+def _give_order(order: bytes) -> None:
+    """Start the server, if none is running, and tell it what to load: nothing if it is empty."""
+    global _order_pipe
+    start_ahead()
+    assert _order_pipe is not None
+    _, write_end = _order_pipe
+    _order_pipe = None
+    if len(order) <= _LONGEST_ORDER:  # else each worker loads it
+        os.write(write_end, order)
+    os.close(write_end)
 
 
 @contextmanager

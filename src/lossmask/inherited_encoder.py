@@ -1,7 +1,8 @@
 """The encoder that a fork server loads once, and every worker forked from it has at once.
 
-In: an order, in the environment of the fork server, which imports this module before it forks. Out:
-an encoder, whose memory all workers share. Where there is no order, nothing happens here.
+In: an order, from the process that starts the fork server, which imports this module before it
+forks; its environment says where. Out: an encoder, whose memory all workers share. In any other
+process nothing happens here.
 
 Only what starts no thread is done before a fork, for threads do not live on in the child: files are
 read, no text is encoded and no template compiled. That is left to the workers, which may be lost.
@@ -13,16 +14,25 @@ import gc
 import os
 import pickle
 import sys
-from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 VARIABLE = "LOSSMASK_FORK_SERVER_LOADS"
 
+_IMPORTED_ONCE = (
+    "lossmask.encoder",
+    "lossmask.preparing",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.configuration_llama",  # most tokenizers come with a configuration
+)
+"""Modules that loading a tokenizer imports in seconds; a fork server hands them on in no time."""
+_WITHOUT_TORCH = "without torch: "
 _PARALLEL = "TOKENIZERS_PARALLELISM"
 
 _without_torch = False
@@ -36,24 +46,32 @@ class Order:
     Attributes:
         token: Of whom it is loaded for; nobody else may use it, for files change.
         load: Makes the encoder.
-        expects_many: Whether to load the fast backend, if it is known to be exact.
-        without_torch: Whether nothing that this server will ever start needs torch.
+        expects_many: Whether to load what many rows need.
     """
 
     token: str
     load: Callable[[], Any]
     expects_many: bool
-    without_torch: bool
 
-    def to_text(self) -> str:
-        """Return it as text that an environment can hold."""
-        given = (self.token, self.load, self.expects_many, self.without_torch)
-        return b64encode(pickle.dumps(given)).decode()
+    def to_bytes(self) -> bytes:
+        """Return it as bytes that can travel."""
+        return pickle.dumps((self.token, self.load, self.expects_many))
 
     @classmethod
-    def from_text(cls, text: str) -> Order:
+    def from_bytes(cls, data: bytes) -> Order:
         """Read it back."""
-        return cls(*pickle.loads(b64decode(text)))
+        return cls(*pickle.loads(data))
+
+
+def place_of_order(process: int, pipe: int, *, without_torch: bool) -> str:
+    """Return what the environment of a fork server says.
+
+    Args:
+        process: The one that will order.
+        pipe: Its reading end of the pipe that the order will come through.
+        without_torch: Whether nothing that this server will ever start needs torch.
+    """
+    return (_WITHOUT_TORCH if without_torch else "") + f"/proc/{process}/fd/{pipe}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +119,21 @@ def _hide_torch() -> None:
 
 
 def _carry_out(text: str) -> None:
+    """Import what every encoder needs, then wait for the order, and load what it says."""
     global _inherited
+    if text.startswith(_WITHOUT_TORCH):
+        _hide_torch()
     try:
-        order = Order.from_text(text)
-        if order.without_torch:
-            _hide_torch()
+        for name in _IMPORTED_ONCE:
+            import_module(name)
+        data = Path(text.removeprefix(_WITHOUT_TORCH)).read_bytes()
+        if not data:  # there is none, and none will come
+            return
+        order = Order.from_bytes(data)
         with _no_threads_of_tokenizers():
             encoder = order.load()
             if order.expects_many:
-                encoder.load_proven_backend()
+                encoder.load_ahead()
     except Exception:  # whatever it is, a worker that loads the encoder itself says it
         return
     _inherited = order.token, encoder
@@ -129,5 +153,5 @@ def _no_threads_of_tokenizers() -> Iterator[None]:
             os.environ[_PARALLEL] = before
 
 
-if order_text := os.environ.pop(VARIABLE, ""):
-    _carry_out(order_text)
+if place := os.environ.pop(VARIABLE, ""):
+    _carry_out(place)

@@ -97,6 +97,15 @@ def might_think(text: str) -> bool:
     return "think>" in text or "THINK" in text
 
 
+def might_think_anywhere(texts: bytes) -> bool:
+    """Return whether :func:`might_think` could be true of one of many texts, in UTF-8; quicker."""
+    letters = np.frombuffer(texts, np.uint8)
+    first, second = letters[:-1], letters[1:]
+    ends = (first == ord("k")) & (second == ord(">"))
+    ends |= (first == ord("N")) & (second == ord("K"))
+    return bool(ends.any())
+
+
 def parts_of_answers(
     in_loss: npt.NDArray[np.bool_],
     is_stop: npt.NDArray[np.bool_],

@@ -73,7 +73,7 @@ class PlainConversations:
         if self.is_possible:
             control = control_tokens_of(setting.tokenizer, setting.stops)
             texts = [*filter(None, control.texts.values())]
-            self._telling = _telling_parts(texts)
+            self._telling = [(_rarest(part), part) for part in _telling_parts(texts)]
             self.is_possible = not any(text in key for text in texts for key in _READ)
 
     def prompt_end(self) -> str | None:
@@ -120,9 +120,9 @@ class PlainConversations:
         if self.prompt_end() is None:
             return None
         contents = [message["content"] for message in messages]
-        for content in contents:
-            for part in self._telling:
-                if part in content:
+        for character, part in self._telling:
+            for content in contents:
+                if character in content and part in content:  # one character is found quicker
                     return None
         layouts = self._skeletons.filled(shape, contents)
         if layouts is None:
@@ -322,6 +322,11 @@ def _telling_parts(texts: Sequence[str]) -> list[str]:
         parts.append(best)
         left = [text for text in left if best not in text]
     return parts
+
+
+def _rarest(part: str) -> str:
+    """Return the character of a part that text seldom holds, for all that one can tell."""
+    return min(part, key=str.isalnum)
 
 
 def _shape(messages: list[Any]) -> tuple[str, ...] | None:

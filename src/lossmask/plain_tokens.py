@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from lossmask.control_tokens import control_tokens_of
 from lossmask.example import IGNORE_INDEX
-from lossmask.parts import Parts, might_think, parts_of_answers, think_blocks
+from lossmask.parts import Parts, might_think, might_think_anywhere, parts_of_answers, think_blocks
 from lossmask.setting import Setting
 from lossmask.skeletons import PlainLayout, size_in_bytes
 from lossmask.tokenizing import TextTokenizer
@@ -109,14 +109,15 @@ class PlainTokens:
         """Tokenize k conversations."""
         assert self._prompt_end is not None
         data = [_utf8(layout.text) for layout in layouts]
+        joined = b"".join(filter(None, data))
         ids, starts = self._encode(
             ["" if d is None else each.text for d, each in zip(data, layouts, strict=True)]
         )
         spelled, bounds = self._vocabulary.spell(ids)
-        is_exact = _spells(data, spelled, bounds[starts])
+        is_exact = _spells(data, joined, spelled, bounds[starts])
         places = _Places(layouts, bounds[starts], is_exact)
         message_index = self._messages(bounds, places)
-        in_loss, inexact = self._completions(ids, bounds, places)
+        in_loss, count, inexact = self._completions(ids, bounds, places)
         is_exact[inexact] = False
         doubtful = self._is_control[ids] & (message_index >= 0)  # a content reaches into it
         if self._unknown is not None:
@@ -126,19 +127,17 @@ class PlainTokens:
         is_exact &= [self._fit.admits(length) for length in np.diff(starts).tolist()]
         labels = np.where(in_loss, ids, np.int32(IGNORE_INDEX))
         weights = in_loss.astype(np.float32)
-        count = np.append(0, np.cumsum(in_loss))[starts]
-        each = np.diff(count).tolist()
         return FlatTokens(
             starts,
             ids,
             labels,
             weights,
             message_index,
-            each,
+            count.tolist(),
             bounds,
             is_exact,
             self._is_stop,
-            _thoughts(bounds, bounds[starts], layouts),
+            _thoughts(bounds, bounds[starts], layouts) if might_think_anywhere(joined) else None,
         )
 
     def _messages(self, bounds: Positions, places: _Places) -> npt.NDArray[np.int32]:
@@ -152,8 +151,8 @@ class PlainTokens:
 
     def _completions(
         self, ids: Ids, bounds: Positions, places: _Places
-    ) -> tuple[npt.NDArray[np.bool_], Positions]:
-        """Return which tokens are in the loss, and texts with a completion not at parity."""
+    ) -> tuple[npt.NDArray[np.bool_], Positions, Positions]:
+        """Return which tokens are in the loss, how many of each text, and texts not at parity."""
         assert self._prompt_end is not None
         ends_with, length = self._prompt_end
         first, last = places.first, places.last
@@ -166,7 +165,9 @@ class PlainTokens:
         is_wrong |= bounds[before[:, 0]] != first - length
         is_wrong |= ~self._is_stop[ids[np.maximum(end - 1, 0)]]
         in_loss = _painted(len(ids), begin, end, np.ones(len(begin), np.int64)) > 0
-        return in_loss, places.owner[is_wrong]
+        count = np.zeros(places.texts, np.int64)
+        np.add.at(count, places.owner, end - begin)
+        return in_loss, count, places.owner[is_wrong]
 
     def _end_of(self, prompt_end: str, is_added: npt.NDArray[np.bool_]) -> tuple[Ids, int] | None:
         """Return the ids of the end of a prompt from its last added token on, and their bytes."""
@@ -192,6 +193,7 @@ class _Places:
         first: (turns,), first byte of each completion.
         last: (turns,), its end.
         owner: (turns,), the text that it is in.
+        texts: How many there are.
     """
 
     def __init__(
@@ -200,14 +202,19 @@ class _Places:
         begins: Positions,
         is_exact: npt.NDArray[np.bool_],
     ) -> None:
+        self.texts = len(layouts)
         chosen = np.flatnonzero(is_exact)
         own = [layouts[k] for k in chosen.tolist()]
         frames = [layout.frame for layout in own]
-        flat = np.fromiter(chain.from_iterable(each.in_bytes[:-1] for each in own), np.int64)
+        sizes = np.fromiter(chain.from_iterable(layout.sizes for layout in own), np.int64)
         counts = np.array([len(frame.shown) for frame in frames], np.int64)
         turns = np.array([len(frame.turns) for frame in frames], np.int64)
+        ends = np.cumsum(2 * counts + 1)  # of the pieces of each text
+        behind = np.cumsum(sizes)
+        skipped = begins[chosen + 1] - behind[ends - 1]  # texts that were not chosen
+        flat = np.delete(behind + np.repeat(skipped, 2 * counts + 1), ends - 1)
         self.message = _joined(frame.messages for frame in frames)
-        self.written = flat.reshape(-1, 2) + np.repeat(begins[chosen], counts)[:, None]
+        self.written = flat.reshape(-1, 2)
         place = _joined(frame.places for frame in frames)
         place = place + np.repeat(np.cumsum(counts) - counts, turns)
         self.first = self.written[place, 0] - _joined(frame.before for frame in frames)
@@ -306,14 +313,21 @@ def _utf8(text: str) -> bytes | None:
 
 
 def _spells(
-    texts: Sequence[bytes | None], spelled: Any, of_tokens: Positions
+    texts: Sequence[bytes | None], joined: bytes, spelled: Any, of_tokens: Positions
 ) -> npt.NDArray[np.bool_]:
-    """Return for each text whether its tokens spell it."""
-    known = [text for text in texts if text is not None]
+    """Return for each text whether its tokens spell it.
+
+    Args:
+        texts: None for what is not UTF-8.
+        joined: All others end to end.
+        spelled: What the tokens spell.
+        of_tokens: int64 (k + 1,), where those of each text begin in it.
+    """
     found = b"" if spelled is None else spelled[: int(of_tokens[-1])].to_pybytes()
-    is_whole = len(known) == len(texts) and found == b"".join(known)
-    if is_whole and np.array_equal(np.diff(of_tokens), [*map(len, known)]):
-        return np.ones(len(texts), np.bool_)
+    if None not in texts and found == joined:
+        lengths = [len(text or b"") for text in texts]
+        if np.array_equal(np.diff(of_tokens), lengths):
+            return np.ones(len(texts), np.bool_)
     borders = of_tokens.tolist()
     return np.array(
         [found[borders[k] : borders[k + 1]] == text for k, text in enumerate(texts)], np.bool_

@@ -192,7 +192,8 @@ def _prepare(
     is_large = (total_bytes(paths) or _LARGE) >= _LARGE
     with Workers(source.load, limits, expects_many=is_large) as pool:
         data = [fingerprint_of(path) for path in paths]  # while the encoder is being loaded
-        pool.start(workers if engine == "local" else 1)
+        processes = workers if engine == "local" else 1
+        pool.start(processes)
         encoder = pool.ask(_describe)
         fingerprint = _fingerprint(data, encoder, limits)
         out = OutputFolder(output or folder("prepared") / fingerprint[:32], fingerprint)
@@ -202,7 +203,7 @@ def _prepare(
         if not out.is_begun():
             out.check(overwrite=overwrite)
             _check_rows(paths)
-            pool.try_template(islice(read_rows(paths), ROWS_PER_SHARD))
+            pool.try_template(islice(read_rows(paths), ROWS_PER_SHARD), processes)
             out.begin()
         try:
             with out.kept_alive():

@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
+
 from lossmask.errors import InputError
+
+_decode = msgspec.json.Decoder().decode
 
 
 class Record(NamedTuple):
@@ -66,8 +70,7 @@ class Place:
 FIRST_ROW = Place()
 
 
-@dataclass(frozen=True, slots=True)
-class RawRow:
+class RawRow(NamedTuple):
     """One row of a file or data set.
 
     Attributes:
@@ -76,8 +79,7 @@ class RawRow:
         row: 0-based number over all files, blank lines not counted.
         data: The row as JSON; of JSON Lines the line's bytes, without the newline.
         is_record: Whether ``line`` is the number of a record.
-        size: Bytes of the input that the row takes up; those of ``data`` and a newline where that
-            is not known.
+        bytes_read: Bytes of the input that the row takes up, None where that is not known.
         problem: Why the row cannot be read, where ``data`` does not tell; empty otherwise.
     """
 
@@ -86,16 +88,13 @@ class RawRow:
     row: int
     data: bytes
     is_record: bool = False
-    size: int = -1
+    bytes_read: int | None = None
     problem: str = ""
 
-    def __post_init__(self) -> None:
-        if self.size < 0:
-            object.__setattr__(self, "size", len(self.data) + 1)
-
-    def __reduce__(self) -> tuple[type[RawRow], tuple[object, ...]]:
-        given = (self.file, self.line, self.row, self.data, self.is_record, self.size, self.problem)
-        return RawRow, given  # twice as fast as pickling a dataclass
+    @property
+    def size(self) -> int:
+        """Bytes of the input; those of ``data`` and a newline where that is not known."""
+        return len(self.data) + 1 if self.bytes_read is None else self.bytes_read
 
     @property
     def place(self) -> str:
@@ -111,7 +110,7 @@ class RawRow:
         if self.problem:
             raise InputError(self.problem, reason="broken_row")
         try:
-            value = json.loads(self.data.decode("utf-8"))
+            value = parsed_json(self.data)
         except UnicodeDecodeError as error:
             raise InputError(f"not UTF-8: {error}", reason="broken_json") from error
         except RecursionError as error:
@@ -124,6 +123,20 @@ class RawRow:
                 reason="broken_json",
             )
         return value
+
+
+def parsed_json(data: bytes) -> Any:
+    """Parse JSON in UTF-8 as ``json.loads`` does, in about half the time.
+
+    Raises:
+        UnicodeDecodeError: It is not UTF-8.
+        ValueError: It is not JSON.
+        RecursionError: It is nested too deeply.
+    """
+    try:
+        return _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return json.loads(data.decode("utf-8"))  # half a character, NaN, 1e999; or says what it is
 
 
 def json_bytes(value: object) -> bytes:

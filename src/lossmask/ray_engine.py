@@ -331,7 +331,7 @@ class _ChunkWriter:
         if self._out.record(number) is not None or not self._out.claim(number):
             return 0
         rows = [
-            replace(raw, file=self._names[raw.file])
+            raw._replace(file=self._names[raw.file])
             for raw in self._rows.take(place, self._job.rows_per_chunk)
         ]
         encoded = EncodedTable.of(self._encode(table_of_rows(rows)))

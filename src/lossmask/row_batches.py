@@ -53,6 +53,7 @@ class RowBatches:
         self._setting = setting
         self._use_fast = use_fast
         self._conversations = PlainConversations(setting, layout)
+        self._vocabulary: VocabularyBytes | None = None
         self._tokens: PlainTokens | None = None
         self._is_possible = self._conversations.is_possible
         self._rows = 0
@@ -96,13 +97,16 @@ class RowBatches:
             raise tokenizer.backend_error
 
     def _plain_tokens(self, prompt_end: str) -> PlainTokens | None:
-        tokenizer = self._setting.tokenizer
-        if not isinstance(tokenizer, TextTokenizer):
+        self.load_vocabulary()
+        if self._vocabulary is None:
             return None
-        if not cuts_at_added_tokens(tokenizer.tokenizer):
-            return None
-        vocabulary = VocabularyBytes.of(tokenizer.tokenizer)
-        if vocabulary is None:
-            return None
-        tokens = PlainTokens(self._setting, vocabulary, prompt_end)
+        tokens = PlainTokens(self._setting, self._vocabulary, prompt_end)
         return tokens if tokens.is_possible else None
+
+    def load_vocabulary(self) -> None:
+        """Read off the tokenizer what its tokens spell, if rows can be tokenized together."""
+        tokenizer = self._setting.tokenizer
+        if not self._is_possible or not isinstance(tokenizer, TextTokenizer):
+            return
+        if self._vocabulary is None and cuts_at_added_tokens(tokenizer.tokenizer):
+            self._vocabulary = VocabularyBytes.of(tokenizer.tokenizer)

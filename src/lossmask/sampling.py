@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 _CHARACTERS = 8  # of a text that are looked at, besides its length
 
 
@@ -13,7 +15,5 @@ def is_sampled(text: str, one_in: int) -> bool:
         True
     """
     step = max(1, len(text) // _CHARACTERS)
-    key = len(text)
-    for character in text[::step]:
-        key = key * 31 + ord(character)
-    return key % one_in == 0
+    looked_at = text[::step].encode("utf-8", "surrogatepass")
+    return crc32(looked_at, len(text)) % one_in == 0

@@ -33,6 +33,7 @@ class Frame:
 
     Attributes:
         pieces: Literal, nothing in the place of a content, literal, …, literal.
+        sizes: Of each piece, bytes of UTF-8.
         shown: The messages whose contents stand there, ascending.
         turns: Of each turn in the loss: the place of its content in ``shown``, and how many
             characters before and behind it are in the loss.
@@ -43,6 +44,7 @@ class Frame:
     """
 
     pieces: list[str]
+    sizes: list[int]
     shown: list[int]
     turns: list[tuple[int, int, int]]
     messages: Positions
@@ -76,7 +78,7 @@ class Frame:
         shown = [index for index, *_ in written]
         places = [place for place, *_ in turns]
         arrays = (np.array(each, np.int64) for each in (shown, places, before, behind))
-        return cls(pieces, shown, turns, *arrays)
+        return cls(pieces, [*map(size_in_bytes, pieces)], shown, turns, *arrays)
 
     def filled(self, contents: Sequence[str]) -> PlainLayout:
         """Put contents in.
@@ -84,12 +86,12 @@ class Frame:
         Args:
             contents: Of each message.
         """
-        pieces = self.pieces.copy()
-        pieces[1::2] = [contents[index] for index in self.shown]
+        shown = [contents[index] for index in self.shown]
+        pieces, sizes = self.pieces.copy(), self.sizes.copy()
+        pieces[1::2] = shown
         text = "".join(pieces)
-        borders = [*accumulate(map(len, pieces))]
-        in_bytes = borders if text.isascii() else [*accumulate(map(size_in_bytes, pieces))]
-        return PlainLayout(text, self, borders, in_bytes)
+        sizes[1::2] = map(len if text.isascii() else size_in_bytes, shown)
+        return PlainLayout(text, self, pieces, sizes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,14 +101,14 @@ class PlainLayout:
     Attributes:
         text: The rendering.
         frame: What stands around the contents.
-        borders: Where each of its pieces ends, in characters.
-        in_bytes: The same in bytes of UTF-8.
+        pieces: Literal, content, literal, …, literal.
+        sizes: Of each piece, bytes of UTF-8.
     """
 
     text: str
     frame: Frame
-    borders: list[int]
-    in_bytes: list[int]
+    pieces: list[str]
+    sizes: list[int]
 
     @classmethod
     def of(cls, text: str, written: Sequence[Place], completions: Sequence[Place]) -> PlainLayout:
@@ -119,7 +121,8 @@ class PlainLayout:
     @property
     def written(self) -> list[Place]:
         """Message, first character, end: of each content that is not empty, ascending."""
-        return [*zip(self.frame.shown, self.borders[::2], self.borders[1::2], strict=False)]
+        borders = [*accumulate(map(len, self.pieces))]
+        return [*zip(self.frame.shown, borders[::2], borders[1::2], strict=False)]
 
     @property
     def completions(self) -> list[Place]:

@@ -168,9 +168,9 @@ class _Tabled:
         """Take the outcome of the next row."""
         self.rows.add(raw, outcome)
 
-    def add_flat(self, raw: RawRow, tokens: FlatTokens, numbers: range) -> None:
-        """Take the next row, which became one example of a batch and has no findings."""
-        self.rows.add_flat(raw, tokens, numbers)
+    def add_flat(self, raws: Sequence[RawRow], tokens: FlatTokens, numbers: list[range]) -> None:
+        """Take the next rows, which became examples of a batch and have no findings."""
+        self.rows.add_flat(raws, tokens, numbers)
 
     def close(self) -> None:
         """Make the table."""

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from lossmask.confinement import OUT_OF_MEMORY, Limits, confined, make_disposable
@@ -78,8 +78,8 @@ class Results(Protocol):
 class FlatResults(Protocol):
     """Results that take examples as they lie in a batch."""
 
-    def add_flat(self, raw: RawRow, tokens: FlatTokens, numbers: range) -> None:
-        """Take the next row, which became some examples of a batch."""
+    def add_flat(self, raws: Sequence[RawRow], tokens: FlatTokens, numbers: list[range]) -> None:
+        """Take the next rows, which became some examples each, one after the other, of a batch."""
 
 
 @runtime_checkable
@@ -284,42 +284,56 @@ def _encode_chunk(
 ) -> None:
     """Encode what is left of a chunk, a batch of rows after the other."""
     snapshots = _Snapshots(pipe)
-    take = _taking_plain(chunk.results)
     end = chunk.done
     while end < len(chunk.rows):
         batch = range(end, min(end + BATCH_SIZE, len(chunk.rows)))
         end = batch.stop
         with confined(limits) as begin_row, collection_paused():
-            plain = _encode_plain(chunk, batch, at, encoder, begin_row)
-            for index in batch:
-                raw = chunk.rows[index]
-                if index in plain:
-                    take(raw, *plain[index])
-                else:
-                    at.value = index
-                    outcome = _encode_alone(chunk, index, encoder, begin_row)
-                    at.value = BETWEEN_ROWS
-                    chunk.results.add(raw, outcome)
-                snapshots.send(chunk, index + 1)
+            _encode_batch(chunk, batch, at, encoder, begin_row, snapshots)
     encoder.row_batches.check_backend()
     chunk.results.close()
     pipe.send(_Done(len(chunk.rows), chunk.results))
+
+
+def _encode_batch(
+    chunk: Chunk[Any],
+    batch: range,
+    at: Any,
+    encoder: RowEncoder,
+    begin_row: Callable[[int], None],
+    snapshots: _Snapshots,
+) -> None:
+    """Encode some rows of a chunk; nothing that they were parsed to is left behind."""
+    plain = _encode_plain(chunk, batch, at, encoder, begin_row)
+    for is_plain, run in groupby(batch, plain.__contains__):
+        indices = list(run)
+        if is_plain:
+            _take_plain(chunk.results, [(chunk.rows[k], plain[k]) for k in indices])
+            snapshots.send(chunk, indices[-1] + 1)
+            continue
+        for index in indices:
+            at.value = index
+            outcome = _encode_alone(chunk, index, encoder, begin_row)
+            at.value = BETWEEN_ROWS
+            chunk.results.add(chunk.rows[index], outcome)
+            snapshots.send(chunk, index + 1)
 
 
 _Plain = tuple[Mapping[str, Any], Sequence[PlainLayout], tuple[FlatTokens, range]]
 """A row, the layouts of its examples, and the batch that holds them with their numbers there."""
 
 
-def _taking_plain(results: Results) -> Callable[..., None]:
-    """Return what takes a row and what is plain of it, as the results like it best."""
+def _take_plain(results: Results, rows: list[tuple[RawRow, _Plain]]) -> None:
+    """Let results take rows that follow one another, as they like it best."""
     if isinstance(results, PlainResults):
-        return results.add_plain
-    if isinstance(results, FlatResults):
-        take_flat = results.add_flat
-        return lambda raw, row, layouts, batch: take_flat(raw, *batch)
-    return lambda raw, row, layouts, batch: results.add(
-        raw, Outcome(plain_examples(layouts, *batch))
-    )
+        for raw, plain in rows:
+            results.add_plain(raw, *plain)
+    elif isinstance(results, FlatResults):
+        tokens, _ = rows[0][1][2]
+        results.add_flat([raw for raw, _ in rows], tokens, [own for _, (*_, (_, own)) in rows])
+    else:
+        for raw, (_, layouts, batch) in rows:
+            results.add(raw, Outcome(plain_examples(layouts, *batch)))
 
 
 def _encode_plain(

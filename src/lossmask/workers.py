@@ -143,21 +143,22 @@ class Workers:
         yield from self._encode(iter(chunks), count, progress, doubtful)
         yield from self._encode(iter(doubtful), 1, progress, None)
 
-    def try_template(self, rows: Iterable[RawRow]) -> None:
+    def try_template(self, rows: Iterable[RawRow], count: int = 1) -> None:
         """Encode rows one by one until one is kept, to find a template at which none would be.
 
         Rows that are rejected for another reason than the limits say nothing about it.
 
         Args:
             rows: The first rows of the data.
+            count: Processes that each encode the first one, for its template to be compiled there.
 
         Raises:
             TemplateError: Several rows reach the limits before one is kept.
         """
         hits = 0
         for raw in rows:
-            [chunk] = self.encode([Chunk(0, [raw], Outcomes())])
-            [outcome] = chunk.results.all
+            chunk, *_ = self.encode([Chunk(0, [raw], Outcomes()) for _ in range(count)], count)
+            [outcome], count = chunk.results.all, 1
             if outcome.rejection is None:
                 return
             hits += outcome.rejection.reason == REASON
@@ -177,15 +178,17 @@ class Workers:
         doubtful: list[Chunk[R]] | None,
     ) -> Iterator[Chunk[R]]:
         """Encode chunks; without ``doubtful`` nothing else runs, and each death is its row's."""
-        again: deque[Chunk[R]] = deque()
+        waiting: deque[Chunk[R]] = deque()
+        finished: list[Chunk[R]] = []
         while True:
-            while len(self._busy()) < count:
-                chunk = again.popleft() if again else next(chunks, None)
-                if chunk is None:
-                    break
-                self._free_worker().give(chunk)
+            while len(self._busy()) < count and (waiting or _read_one(chunks, waiting)):
+                self._free_worker().give(waiting.popleft())
+            yield from finished  # what is done with them, and reading, takes no worker's time
+            finished.clear()
             if not (busy := self._busy()):
                 return
+            if not waiting:
+                _read_one(chunks, waiting)
             ready = wait([worker.pipe for worker in busy], _SECONDS_BETWEEN_REPORTS)
             for worker in busy:
                 chunk = worker.chunk
@@ -196,10 +199,10 @@ class Workers:
                 if not worker.receive():
                     self._workers.remove(worker)
                     is_judged = self._judge(worker, chunk, alone=doubtful is None)
-                    (again if is_judged or doubtful is None else doubtful).append(chunk)
+                    (waiting if is_judged or doubtful is None else doubtful).append(chunk)
                 elif worker.chunk is None:
                     chunk.report(chunk.done, progress)
-                    yield chunk
+                    finished.append(chunk)
 
     def _judge(self, worker: Worker, chunk: Chunk[R], *, alone: bool) -> bool:
         """Reject the row at which a process ended, if it is certain that the row ended it.
@@ -230,6 +233,14 @@ class Workers:
                 return worker
         self._workers.append(self._worker())
         return self._workers[-1]
+
+
+def _read_one(chunks: Iterator[Chunk[R]], waiting: deque[Chunk[R]]) -> bool:
+    """Let the next chunk wait, if there is one; return whether there is."""
+    chunk = next(chunks, None)
+    if chunk is not None:
+        waiting.append(chunk)
+    return chunk is not None
 
 
 def _died(exit_code: int) -> LossmaskError:
