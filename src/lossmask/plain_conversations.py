@@ -117,7 +117,7 @@ class PlainConversations:
             return None
         if len(row) > 1 and not self._are_harmless(row):
             return None
-        if self.prompt_end() is None:
+        if self._prompt_end is None and self.prompt_end() is None:
             return None
         contents = [message["content"] for message in messages]
         for character, part in self._telling:

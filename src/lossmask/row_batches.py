@@ -63,15 +63,11 @@ class RowBatches:
         self._rows += 1
         if self._rows == _ROWS_BEFORE_FAST:
             self.expect_many()
-        prompt_end = self._conversations.prompt_end() if self._is_possible else None
-        if prompt_end is None:
-            return None
-        if self._tokens is None:
-            self._tokens = self._plain_tokens(prompt_end)
-            if self._tokens is None:
-                self._is_possible = False
-                return None
-        return self._conversations.lay_out(row)
+        if self._tokens is None and self._is_possible:
+            prompt_end = self._conversations.prompt_end()
+            self._tokens = None if prompt_end is None else self._plain_tokens(prompt_end)
+            self._is_possible = self._tokens is not None
+        return self._conversations.lay_out(row) if self._is_possible else None
 
     def expect_many(self) -> None:
         """Load the fast backend now, if it may be used and has not been loaded."""

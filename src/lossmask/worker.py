@@ -15,7 +15,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -187,7 +187,10 @@ class Worker:
         """Let it work on a chunk."""
         self.chunk = chunk
         with suppress(OSError):  # it has just ended, which the next `receive` finds out
-            self.pipe.send(chunk)
+            self.pipe.send(replace(chunk, rows=()))
+            for at in range(0, len(chunk.rows), BATCH_SIZE):  # much quicker than all rows at once
+                self.pipe.send(chunk.rows[at : at + BATCH_SIZE])
+            self.pipe.send(())
 
     def receive(self) -> bool:
         """Take a message about its chunk; the chunk is gone from here when it is finished.
@@ -263,6 +266,7 @@ def _work(
         at.value = BETWEEN_ROWS
         while (given := _next_given(pipe)) is not None:
             if isinstance(given, Chunk):
+                given.rows = [*chain.from_iterable(iter(pipe.recv, ()))]
                 _encode_chunk(given, pipe, at, encoder, limits)
             else:
                 pipe.send(given(encoder))
@@ -348,32 +352,33 @@ def _encode_plain(
     rows: dict[int, Mapping[str, Any]] = {}
     if chunk.one_by_one:
         return {}
-    for index in batch:
-        if index in chunk.verdicts:
-            continue
-        at.value = index
-        with _exit_if_out_of_memory():
+    batches = encoder.row_batches
+    with _exit_if_out_of_memory():
+        for index in batch:
+            if index in chunk.verdicts:
+                continue
+            at.value = index
             try:
                 row = chunk.rows[index].parse()
             except LossmaskError:
                 continue  # told when it is encoded alone
             begin_row(_count_of_messages(row))
-            layouts = encoder.row_batches.lay_out(row)
-        if layouts is not None:
-            laid_out[index], rows[index] = layouts, row
-    if not laid_out:
-        return {}
-    at.value = IN_BATCH
-    begin_row(len(laid_out))
-    with _exit_if_out_of_memory():
-        tokens = encoder.row_batches.tokenize([*chain.from_iterable(laid_out.values())])
+            layouts = batches.lay_out(row)
+            if layouts is not None:
+                laid_out[index], rows[index] = layouts, row
+        if not laid_out:
+            return {}
+        at.value = IN_BATCH
+        begin_row(len(laid_out))
+        layouts_of_all = [*chain.from_iterable(laid_out.values())]
+        tokens = batches.tokenize(layouts_of_all)
     at.value = BETWEEN_ROWS
+    are_all_exact = tokens.are_exact(range(len(layouts_of_all)))
+    numbers = consecutive(laid_out.values())
     return {
-        index: (rows[index], layouts, (tokens, numbers))
-        for (index, layouts), numbers in zip(
-            laid_out.items(), consecutive(laid_out.values()), strict=True
-        )
-        if tokens.are_exact(numbers)
+        index: (rows[index], layouts, (tokens, own))
+        for (index, layouts), own in zip(laid_out.items(), numbers, strict=True)
+        if are_all_exact or tokens.are_exact(own)
     }
 
 
