@@ -196,12 +196,15 @@ def measure_stages(*, count: int = 5_000, rounds: int = 3) -> dict[str, float]:
             groups = [plain[k : k + BATCH_SIZE] for k in range(0, len(plain), BATCH_SIZE)]
             tokens = [batches.tokenize(group) for group in groups]
             clock.append(time.perf_counter())
-            results = EncodedRows()
-            for each in tokens:
-                numbers = [range(k, k + 1) for k in range(len(each.is_exact))]
-                results.add_flat([raw] * len(numbers), each, numbers)
+            shards = []
+            for at in range(0, len(tokens), ROWS_PER_CHUNK // BATCH_SIZE):
+                shards.append(EncodedRows())
+                for each in tokens[at : at + ROWS_PER_CHUNK // BATCH_SIZE]:
+                    numbers = [range(k, k + 1) for k in range(len(each.is_exact))]
+                    shards[-1].add_flat([raw] * len(numbers), each, numbers)
             clock.append(time.perf_counter())
-            results.close()
+            for shard in shards:
+                shard.close()
             clock.append(time.perf_counter())
         times.append([(end - start) / count * 1e6 for start, end in pairwise(clock)])
     return {

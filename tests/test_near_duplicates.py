@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lossmask import near_duplicates
 from lossmask.near_duplicates import (
-    BANDS,
     CANDIDATES,
+    COLUMNS,
     SIMILAR,
     alike,
     band_keys,
@@ -41,7 +42,7 @@ def test_keys_do_not_depend_on_what_else_is_hashed_with_a_text(
 ) -> None:
     given = [*texts(20), "short", "漢字とかな🙂 " * 9]
     together = band_keys(given, WIDTH)
-    assert together.shape == (22, BANDS)
+    assert together.shape == (22, COLUMNS)
     alone = np.concatenate([band_keys([text], WIDTH) for text in given])
     assert (together == alone).all()
     monkeypatch.setattr(near_duplicates, "_CHARACTERS_AT_ONCE", 300)
@@ -69,13 +70,13 @@ def test_pairs_above_the_threshold_are_found_and_verified_exactly() -> None:
 
 def test_a_text_below_the_threshold_is_no_duplicate_whatever_its_keys_say() -> None:
     given = ["aaaa bbbb cccc", "dddd eeee ffff"]
-    keys = np.zeros((2, BANDS), np.uint64)
+    keys = np.zeros((2, COLUMNS), np.uint64)
     assert list(earlier_alike(keys, given.__getitem__, WIDTH)) == []
 
 
 def test_a_text_is_compared_with_few_however_many_are_alike() -> None:
     given = [f"{number:05d} " * 9 for number in range(500)]
-    keys = np.arange(500, dtype=np.uint64)[:, None] % np.uint64(3) * np.ones(BANDS, np.uint64)
+    keys = np.arange(500, dtype=np.uint64)[:, None] % np.uint64(3) * np.ones(COLUMNS, np.uint64)
     read: list[int] = []
 
     def text_of(number: int) -> str:
@@ -85,6 +86,33 @@ def test_a_text_is_compared_with_few_however_many_are_alike() -> None:
     assert list(earlier_alike(keys, text_of, WIDTH)) == []
     assert len(read) <= 500 * (1 + CANDIDATES)
     assert len(read) < 1_600  # the first and the last before it, of one text each
+
+
+def test_long_texts_are_verified_if_their_least_hashes_agree_as_often_as_alike_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = []
+    for number, base in enumerate(texts(60)):
+        long = " ".join([base, *texts(40)[number % 20 :][:20]])
+        given += [long, changed(long, 1 + number)]
+    assert min(map(len, given)) > 600
+    keys = band_keys(given, WIDTH)
+    found = list(earlier_alike(keys, given.__getitem__, WIDTH))
+    monkeypatch.setattr(near_duplicates, "_UNLIKE", -1.0)
+    verified = []
+
+    def shingles_of(text: str, width: int) -> Any:
+        verified.append(text)
+        return shingles(text, width)
+
+    monkeypatch.setattr(near_duplicates, "shingles", shingles_of)
+    assert list(earlier_alike(keys, given.__getitem__, WIDTH)) == found
+    assert len(found) > 20
+    most = len(verified)
+    verified.clear()
+    monkeypatch.setattr(near_duplicates, "_UNLIKE", 0.6)
+    assert list(earlier_alike(keys, given.__getitem__, WIDTH)) == found
+    assert len(verified) < 0.9 * most
 
 
 def test_texts_are_found_in_others() -> None:

@@ -72,7 +72,7 @@ def _audit(
     with Workers(source.load, limits, expects_many=is_large) as pool, Repeats() as repeats:
         pool.start(workers)
         checks, layout, pad, padding = pool.ask(_about)
-        pool.try_template(islice(read_rows(paths), ROWS_PER_CHUNK))
+        pool.try_template(islice(read_rows(paths), ROWS_PER_CHUNK), workers)
         whole = _collected(pool, paths, checks, workers, repeats, progress)
         if not whole.rows_in:
             raise InputError(f"no rows in {', '.join(map(str, paths))}", reason="no_rows")

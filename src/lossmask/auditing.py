@@ -174,7 +174,7 @@ class Audit:
         found: dict[str, list[tuple[int | None, str]]] = {}
         for number, layout in zip(numbers, layouts, strict=True):
             first, end = tokens.starts[number : number + 2].tolist()
-            turns = len(layout.completions)
+            turns = len(layout.frame.turns)
             self.count_example(
                 source,
                 (end - first, tokens.in_loss[number]),
@@ -187,8 +187,10 @@ class Audit:
                 for kind, details in self.asked_of(ids, index).items():
                     found.setdefault(kind, []).extend(details)
         self.texts.add(raw.file, line_of(raw), identity_of(row))
-        trained = [[index for index, *_ in layout.completions] for layout in layouts]
-        self._tally(raw, found | _expanded(trained))
+        if len(layouts) > 1:
+            trained = [[index for index, *_ in layout.completions] for layout in layouts]
+            found |= _expanded(trained)
+        self._tally(raw, found)
 
     def close(self) -> None:
         """Compute what takes all rows of a chunk at once."""

@@ -5,7 +5,7 @@ messages aside. Two are the same if they are equal to the character, prompts nea
 their texts are alike (``near_duplicates``), in lower case and with white space as one space.
 
 In: rows in the normal form, a chunk at a time, in any process: :class:`RowTexts`. Out of them all,
-in one process: :class:`Repeats`. Texts wait in a file that is deleted; 250 bytes a row in memory.
+in one process: :class:`Repeats`. Texts wait in a file that is deleted; 500 bytes a row in memory.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lossmask.near_duplicates import BANDS, Keys, alike, band_keys, earlier_alike
+from lossmask.near_duplicates import COLUMNS, Keys, alike, band_keys, earlier_alike
 
 WIDTH = 5
 """Characters of a shingle of text."""
@@ -135,7 +136,7 @@ class RowTexts:
     identities: list[Identity] = field(default_factory=list)
     conversations: Digests = field(default_factory=lambda: np.zeros((0, 2), np.uint64))
     prompts: Digests = field(default_factory=lambda: np.zeros((0, 2), np.uint64))
-    keys: Keys = field(default_factory=lambda: np.zeros((0, BANDS), np.uint64))
+    keys: Keys = field(default_factory=lambda: np.zeros((0, COLUMNS), np.uint64))
     texts: bytes = b""
     ends: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
@@ -153,7 +154,7 @@ class RowTexts:
         self.conversations = _array([row.conversation for row in rows])
         self.prompts = _array([row.prompt for row in rows])
         texts = [row.text if len(row.text) >= self.shortest else "" for row in rows]
-        self.keys = np.zeros((len(rows), BANDS), np.uint64)
+        self.keys = np.zeros((len(rows), COLUMNS), np.uint64)
         chosen = [k for k, text in enumerate(texts) if text]
         self.keys[chosen] = band_keys([texts[k] for k in chosen], self.width)
         data = [text.encode("utf-8", "surrogatepass") for text in texts]
@@ -192,6 +193,7 @@ class Repeats:
         self._chunks: dict[int, tuple[RowTexts, int]] = {}
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed by __exit__
         self._written = 0
+        self._reading = Lock()
 
     def __enter__(self) -> Repeats:
         return self
@@ -232,8 +234,10 @@ class Repeats:
         )
 
     def _read(self, begin: int, end: int) -> str:
-        self._file.seek(begin)
-        return self._file.read(end - begin).decode("utf-8", "surrogatepass")
+        with self._reading:
+            self._file.seek(begin)
+            text = self._file.read(end - begin)
+        return text.decode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -245,11 +249,11 @@ class RowTable:
         places: int64 (n, 2): index of the file, and line; a record's number is negative.
         conversations: uint64 (n, 2).
         prompts: uint64 (n, 2), zeros where there is none.
-        keys: uint64 (n, BANDS).
+        keys: uint64 (n, COLUMNS).
         begins: int64 (n,), where each text begins; it is empty where that is its end.
         ends: int64 (n,).
         width: Characters of a shingle.
-        read: Gives the text between two places.
+        read: Gives the text between two places, in any thread.
     """
 
     files: list[str]
