@@ -1,7 +1,7 @@
 """Time an audit beside preparation of the same rows: conversations in, times and ratios out.
 
     python benchmarks/audit.py                            # 3,000 conversations, three rounds
-    python benchmarks/audit.py --conversations 100000 --rounds 1
+    python benchmarks/audit.py --command 100000           # whole commands side by side, too
 
 Each round does both, one after the other, in this process and on the processor time of this process
 alone, so that a slow moment of the machine changes nothing. ``repeats`` is what is done once all
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from conversations import conversations, template_source, tokenizer_folder
+from prepare import measure_command
 
 from lossmask import Encoder
 from lossmask.audit_data import ROWS_PER_CHUNK, add_repeats_within
@@ -103,12 +104,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--conversations", type=int, default=3_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--command", type=int, nargs="*", default=[], help="sizes to run whole")
     given = parser.parse_args()
     times = measure(count=given.conversations, rounds=given.rounds)
     for name, index in (("prepare", 0), ("audit", 1), ("of which repeats", 2)):
-        each = statistics.median(row[index] for row in times) / given.conversations
-        print(f"{name:<18}{each * 1e6:8.0f} µs a conversation")
+        of_a_row = statistics.median(row[index] for row in times) / given.conversations
+        print(f"{name:<18}{of_a_row * 1e6:8.0f} µs a conversation")
     print(f"ratio {statistics.median(row[1] / row[0] for row in times):.2f}")
+    for count in given.command:
+        taken = {name: measure_command(count, name=name) for name in ("prepare", "audit")}
+        for name, each in taken.items():
+            print(f"lossmask {name} of {count:,}: {each.seconds:.1f} s, {each.gibibytes:.2f} GiB")
+        print(f"ratio {taken['audit'].seconds / taken['prepare'].seconds:.2f}")
     return 0
 
 

@@ -77,7 +77,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """How long a whole ``lossmask prepare`` takes, start-up and Parquet included."""
+    """How long a whole command takes, start-up and Parquet included."""
 
     conversations: int
     workers: int
@@ -129,20 +129,22 @@ def measure(*, count: int = 10_000, rounds: int = 3) -> list[Timing]:
     ]
 
 
-def measure_command(count: int, *, workers: int = 2) -> Command:
-    """Run ``lossmask prepare`` on conversations of its own.
+def measure_command(count: int, *, workers: int = 2, name: str = "prepare") -> Command:
+    """Run ``lossmask prepare``, or another command, on conversations of its own.
 
     Args:
         count: Conversations.
         workers: Processes.
+        name: Of the command.
     """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         data = write(folder / "chats.jsonl", conversations(count))
         template = folder / "template.jinja"
         template.write_text(template_source(), encoding="utf-8")
-        given = ["prepare", str(data), "-t", str(tokenizer_folder()), "-o", str(folder / "out")]
-        command = [sys.executable, "-m", "lossmask.cli", *given, "--chat-template", str(template)]
+        given = [name, str(data), "-t", str(tokenizer_folder()), "--chat-template", str(template)]
+        given += ["-o", str(folder / "out")] if name == "prepare" else []
+        command = [sys.executable, "-m", "lossmask.cli", *given]
         started = time.perf_counter()
         process = subprocess.Popen(
             [*command, "--workers", str(workers)],
@@ -155,7 +157,7 @@ def measure_command(count: int, *, workers: int = 2) -> Command:
             time.sleep(0.25)
         seconds = time.perf_counter() - started
         if process.returncode:
-            raise RuntimeError(f"lossmask prepare ended with {process.returncode}")
+            raise RuntimeError(f"lossmask {name} ended with {process.returncode}")
     return Command(count, workers, seconds, largest / 2**30)
 
 

@@ -29,6 +29,9 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from lossmask import Encoder
 from lossmask.embedded import DEMO_MODEL
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from tests.browser import browser, open_page, set_screen
 
 _ASKED = "What did the committee that met on Tuesday decide about the bridge over the river? "

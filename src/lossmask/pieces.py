@@ -40,13 +40,15 @@ class Piece:
 def pieces_of(example: Example) -> list[Piece]:
     """Return the pieces of an example, every token in exactly one."""
     stops = {span.token_end - 1 for span in example.spans if span.stop is not None}
-    mask, position, count = example.loss_mask, 0, len(example)
+    mask, offsets = example.loss_mask.tolist(), example.offsets.tolist()
+    message_index = example.message_index.tolist()
+    position, count = 0, len(example)
     pieces = []
     while position < count:
-        start, end = (int(at) for at in example.offsets[position])
+        start, end = offsets[position]
         behind = position + 1
-        while behind < count and int(example.offsets[behind, 0]) < end:
-            end = max(end, int(example.offsets[behind, 1]))
+        while behind < count and offsets[behind][0] < end:
+            end = max(end, offsets[behind][1])
             behind += 1
         pieces.append(
             Piece(
@@ -54,8 +56,8 @@ def pieces_of(example: Example) -> list[Piece]:
                 start,
                 position,
                 behind,
-                int(example.message_index[position]),
-                bool(mask[position]),
+                message_index[position],
+                mask[position],
                 not stops.isdisjoint(range(position, behind)),
             )
         )

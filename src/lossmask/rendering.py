@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import TemplateSyntaxError
+from jinja2 import TemplateSyntaxError, nodes
 
 from lossmask.errors import TemplateError, TokenizerError
 from lossmask.leaf_places import LeafPlaces
@@ -169,7 +169,7 @@ class ChatTemplate:
         self._invitations: dict[tuple[str, str], str] = {}  # generation prompts that are constant
         if chat_template is None and not tokenizer.chat_template:
             raise no_chat_template(f"the tokenizer {tokenizer.name_or_path!r}")
-        _check_syntax(self.source())
+        self._parsed = {source: _parsed(source) for source in [self.source()]}
 
     def source(self, tools: Sequence[Any] | None = None) -> str:
         """Return the template source used with these tools, as transformers picks it."""
@@ -391,8 +391,9 @@ class ChatTemplate:
 
     def _compile(self, source: str) -> tuple[TracingEnvironment, Any]:
         if source not in self._compiled:
-            environment = TracingEnvironment()
-            self._compiled[source] = (environment, environment.from_string(source))
+            environment, parsed = self._parsed.get(source) or _parsed(source)
+            self._parsed.clear()
+            self._compiled[source] = (environment, environment.from_string(parsed))
         return self._compiled[source]
 
     def _compile_sealed(self, source: str) -> tuple[SealedEnvironment, Any]:
@@ -426,9 +427,15 @@ def no_chat_template(owner: str) -> TemplateError:
     )
 
 
-def _check_syntax(source: str) -> None:
+def _parsed(source: str) -> tuple[TracingEnvironment, nodes.Template]:
+    """Parse a template.
+
+    Raises:
+        TemplateError: Its syntax is wrong.
+    """
+    environment = TracingEnvironment()
     try:
-        TracingEnvironment().parse(source)
+        return environment, environment.parse(source)
     except TemplateSyntaxError as error:
         raise TemplateError(
             f"the chat template does not compile: line {error.lineno}: {error.message}",

@@ -98,7 +98,7 @@ def token_data(
         "roles": [str(message["role"]) for message in messages],
         "pieces": _numbers(example, kept),
         "messages": _runs(example.message_index.tolist()),
-        "weights": _runs([_plain(weight) for weight in example.loss_weights]),
+        "weights": [[n, _plain(weight)] for n, weight in _runs(example.loss_weights.tolist())],
         "stops": [span.token_end - 1 for span in example.spans if span.stop is not None],
         "findings": [[each.kind, each.detail, each.message_index] for each in example.findings],
     }
@@ -133,9 +133,9 @@ def _runs(values: Iterable[Any]) -> list[list[Any]]:
     return [[sum(1 for _ in run), value] for value, run in groupby(values)]
 
 
-def _plain(weight: np.float32) -> float | int:
+def _plain(weight: float) -> float | int:
     """Return a weight as the shortest number that rounds to it: 0.1, not 0.10000000149."""
-    number = float(str(weight))
+    number = float(str(np.float32(weight)))
     return int(number) if number.is_integer() else number
 
 
