@@ -23,6 +23,7 @@ from lossmask.plain_tokens import FlatTokens
 
 _TOKEN_COLUMNS = ("input_ids", "labels", "loss_weights", "message_index")
 _ID_COLUMNS = ("input_ids", "labels")
+_PAGE = 1 << 23  # bytes: a column of a shard is one page, for nobody reads a part of it
 _COLUMNS = ("row", "length", *_TOKEN_COLUMNS)
 
 
@@ -204,6 +205,7 @@ def parquet_bytes(examples: pa.Table) -> bytes:
         use_dictionary=False,
         column_encoding={f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in _ID_COLUMNS},
         write_statistics=False,
+        data_page_size=_PAGE,
     )
     return written.getvalue()
 
@@ -212,7 +214,8 @@ def _without_nulls(examples: pa.Table) -> pa.Table:
     """Return the same table with types that say that neither lists nor values are ever null."""
     fields, columns = list[pa.Field](), list[pa.Array]()
     for field_ in examples.schema:
-        column, kind = examples.column(field_.name).combine_chunks(), field_.type
+        chunks, kind = examples.column(field_.name), field_.type
+        column = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
         assert not column.null_count  # of what this package made
         if pa.types.is_list(kind):
             assert not column.values.null_count

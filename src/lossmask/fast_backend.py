@@ -93,9 +93,7 @@ class FastBackend:
 
     def _encode(self, texts: Sequence[str]) -> tuple[Ids, Bounds]:
         ids, bounds = self._native.encode_batch_flat(list(texts), False)
-        return np.frombuffer(ids, np.uint32).astype(np.int32), np.frombuffer(
-            bounds, np.uint64
-        ).astype(np.int64)
+        return np.frombuffer(ids, np.int32), np.frombuffer(bounds, np.int64)
 
     def prove(self) -> None:
         """Hold it against the tokenizer on all probes.
