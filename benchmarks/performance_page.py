@@ -37,7 +37,7 @@ def main() -> int:
     datasets.disable_progress_bars()
     quick = given.quick
     count = 1_000 if quick else 10_000
-    timings = prepare.measure(count=count, rounds=1 if quick else 3)
+    timings = prepare.measure(count=count, rounds=1 if quick else 5)
     stages = prepare.measure_stages(count=1_000 if quick else 5_000)
     sizes = (1_000, 3_000) if quick else (1_000, 10_000, 100_000)
     commands = [prepare.measure_command(size) for size in sizes]
