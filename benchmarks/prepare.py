@@ -12,7 +12,7 @@ the same conversations, tokenizer and template, and makes ids and labels of them
 * ``lossmask, one process``: the same rows to the same columns, in this process.
 * ``lossmask, with files``: from JSON Lines to Parquet, in one process, limits of a row in force.
 * ``lossmask, two processes``: the same by two worker processes, which are started already.
-* the floor: the template rendered by Jinja and the text encoded by ``fastokens``, nothing else.
+* ``Jinja, fastokens alone``: each conversation rendered and its text encoded, nothing else.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def measure(*, count: int = 10_000, rounds: int = 3) -> list[Timing]:
                 "lossmask, one process": partial(_columns, encoder, rows),
                 "lossmask, with files": partial(_with_files, encoder, data),
                 "lossmask, two processes": lambda: list(pool.encode(_chunks(data), 2)),
-                "floor: render and encode": partial(_floor, encoder, rows),
+                "Jinja, fastokens alone": partial(_alone, encoder, rows),
             }
             times: dict[str, list[float]] = {way: [] for way in ways}
             for _ in range(rounds):
@@ -280,8 +280,8 @@ def _chunks(data: Path, most: int | None = None) -> Iterator[Chunk[EncodedRows]]
         yield Chunk(number, rows, EncodedRows())
 
 
-def _floor(encoder: Encoder, rows: list[Any]) -> None:
-    """Render by Jinja alone and encode: what no way of preparing can do without."""
+def _alone(encoder: Encoder, rows: list[Any]) -> None:
+    """Render each conversation and encode it, and nothing else."""
     compiled = _compile_jinja_template(template_source())
     special = encoder.tokenizer.special_tokens_map
     tokenizer = encoder._setting.tokenizer

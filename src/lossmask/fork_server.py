@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from lossmask.inherited_encoder import (
@@ -40,7 +40,7 @@ _read_end: int | None = None
 def start_ahead() -> None:
     """Start the fork server before it is known what it is to load: importing takes it a second."""
     global _order_pipe, _read_end
-    if sys.platform == "win32" or _order_pipe is not None:
+    if starting_method() != "forkserver" or _order_pipe is not None:
         return
     if _read_end is not None:
         os.close(_read_end)
@@ -66,8 +66,6 @@ def start_fork_server(load: Callable[[], T], *, expects_many: bool) -> Callable[
         What workers are to call instead of ``load``: it gives them the encoder that they inherited,
         or loads one where they did not.
     """
-    if sys.platform == "win32":
-        return load
     order = Order(secrets.token_hex(), load, expects_many)
     _give_order(order.to_bytes())
     return Inherited(order.token, load)
@@ -75,19 +73,21 @@ def start_fork_server(load: Callable[[], T], *, expects_many: bool) -> Callable[
 
 def start_empty_fork_server() -> None:
     """Let the fork server import what takes time while this process does something else."""
-    if sys.platform != "win32":
-        _give_order(b"")
+    _give_order(b"")
 
 
 def _give_order(order: bytes) -> None:
     """Start the server, if none is running, and tell it what to load: nothing if it is empty."""
     global _order_pipe
     start_ahead()
-    assert _order_pipe is not None
+    if _order_pipe is None:  # another system: each worker loads it
+        return
     _, write_end = _order_pipe
     _order_pipe = None
-    if len(order) <= _LONGEST_ORDER:  # else each worker loads it
-        os.write(write_end, order)
+    os.set_blocking(write_end, False)  # of a server that runs already, nobody reads it
+    if len(order) <= _LONGEST_ORDER:  # else, or if half of it arrives, each worker loads it
+        with suppress(BlockingIOError):
+            os.write(write_end, order)
     os.close(write_end)
 
 
