@@ -32,7 +32,7 @@ def test_ids_that_the_tokenizer_gives_are_placed_as_it_does(tokenizer: TextToken
     assert found == ["<|im_start|>", "n", " ", "🎉", "🎉", "🎉", "🎉", "<|im_end|>"]
 
 
-def test_ids_that_it_would_never_give_are_decoded_one_by_one(tokenizer: TextTokenizer) -> None:
+def test_ids_that_it_would_never_give_are_spelled_one_by_one(tokenizer: TextTokenizer) -> None:
     [emoji] = tokenizer.encode(["🎉"])
     first, second = (tokenizer.encode([letter])[0].ids.tolist() for letter in "no")
     text, found = pieces([*first, *second, *emoji.ids.tolist()], tokenizer)

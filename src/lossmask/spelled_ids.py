@@ -1,7 +1,8 @@
 """Ids without their text -> an example that can be drawn.
 
 In: ids and weights, as a prepared folder or another tool has them. Out: an example whose text is
-what the tokenizer decodes, with the characters of each token. Ids and weights stay as they are.
+what the tokenizer decodes, if that has these ids, else what each token spells. Ids and weights stay
+as they are.
 """
 
 from __future__ import annotations
@@ -10,16 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from transformers import PreTrainedTokenizerBase
 
 from lossmask.errors import TokenizerError
 from lossmask.example import Example
+from lossmask.token_text import TokenTexts
 from lossmask.tokenizing import TextTokenizer
 
 __all__ = ["example_of_ids"]
-
-_REPLACEMENT = "\ufffd"
-_LONGEST_CHARACTER = 16  # tokens that a character is looked for in; its bytes are 4 at most
 
 
 def example_of_ids(
@@ -45,9 +43,7 @@ def example_of_ids(
         'Hi 😀'
     """
     array = np.asarray(ids, np.int32)
-    text, offsets = _by_encoding(array, tokenizer) or _by_decoding(
-        array.tolist(), tokenizer.tokenizer
-    )
+    text, offsets = _by_encoding(array, tokenizer) or TokenTexts(tokenizer.tokenizer).spell(array)
     owners = np.full(len(array), -1, np.int32) if message_index is None else message_index
     return Example(text, array, offsets, weights, owners, ())
 
@@ -63,25 +59,3 @@ def _by_encoding(ids: npt.NDArray[np.int32], tokenizer: TextTokenizer) -> _Text 
     except TokenizerError:
         return None
     return (text, tokens.offsets) if np.array_equal(tokens.ids, ids) else None
-
-
-def _by_decoding(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> _Text:
-    """Decode token by token; those that share a character together."""
-    texts: list[str] = []
-    offsets = np.zeros((len(ids), 2), np.int32)
-    start = at = 0
-    while start < len(ids):
-        end = start + 1
-        text = tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False)
-        while _REPLACEMENT in text and end < min(len(ids), start + _LONGEST_CHARACTER):
-            longer = tokenizer.decode(ids[start : end + 1], clean_up_tokenization_spaces=False)
-            end += 1
-            if _REPLACEMENT not in longer:
-                text = longer
-                break
-        if _REPLACEMENT in text:  # no characters: the bytes of each token by itself
-            end = start + 1
-        offsets[start:end] = at, at + len(text)
-        texts.append(text)
-        start, at = end, at + len(text)
-    return "".join(texts), offsets
