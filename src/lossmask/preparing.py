@@ -197,14 +197,15 @@ def _prepare(
         encoder = pool.ask(_describe)
         fingerprint = _fingerprint(data, encoder, limits)
         out = OutputFolder(output or folder("prepared") / fingerprint[:32], fingerprint)
-        if (manifest := out.finished()) is not None:
-            progress(total_bytes(paths) or 0)
-            return Prepared(out.path, Counts.of_manifest(manifest))
-        if not out.is_begun():
+        if (manifest := out.finished()) is None and not out.is_begun():
             out.check(overwrite=overwrite)
             _check_rows(paths)
             pool.try_template(islice(read_rows(paths), ROWS_PER_SHARD), processes)
             out.begin()
+            manifest = out.finished()  # by another run, which began and ended meanwhile
+        if manifest is not None:
+            progress(total_bytes(paths) or 0)
+            return Prepared(out.path, Counts.of_manifest(manifest))
         try:
             with out.kept_alive():
                 if engine == "local":

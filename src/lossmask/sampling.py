@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zlib import crc32
 
-_CHARACTERS = 8  # of a text that are looked at, besides its length
+_CHARACTERS = 16  # of a text that are looked at, besides its length
 
 
 def is_sampled(text: str, one_in: int) -> bool:
