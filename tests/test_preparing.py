@@ -36,8 +36,10 @@ from lossmask.data_files import RawRow
 from lossmask.embedded import DEMO_MODEL
 from lossmask.errors import BackendDiffers
 from lossmask.max_rejected import MaxRejected
+from lossmask.output_folder import OutputFolder
 from lossmask.prepared import load_prepared
 from lossmask.preparing import EncoderSource, prepare
+from lossmask.workers import Workers
 from tests import corpus
 from tests.scenarios import assistant, user
 
@@ -374,6 +376,29 @@ def test_a_run_that_is_killed_at_any_operation_on_files_goes_on_to_the_same_byte
         assert digests(out) == expected
         shutil.rmtree(out)
     assert untouched >= operations // 2 or not replaces
+
+
+def test_a_run_that_another_one_overtakes_finds_its_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = write(tmp_path / "data.jsonl", [good(n) for n in range(3)]), tmp_path / "out"
+    written: list[int] = []
+    write_chunk, try_template = OutputFolder.write_chunk, Workers.try_template
+
+    def note(self: OutputFolder, number: int, *others: Any) -> None:
+        written.append(number)
+        write_chunk(self, number, *others)
+
+    def be_overtaken(self: Workers, rows: Iterable[RawRow], count: int) -> None:
+        monkeypatch.setattr(Workers, "try_template", try_template)
+        prepare([data], SOURCE, out)
+        try_template(self, rows, count)
+
+    monkeypatch.setattr(OutputFolder, "write_chunk", note)
+    monkeypatch.setattr(Workers, "try_template", be_overtaken)
+    assert prepare([data], SOURCE, out).counts.rows_kept == 3
+    assert written == [0]
+    assert not (out / "unfinished").exists()
 
 
 def test_two_runs_on_one_folder_share_the_work(tmp_path: Path) -> None:
