@@ -113,6 +113,7 @@ def quick_result() -> tuple[DemoResult, str]:
     return result, console.file.getvalue()
 
 
+@pytest.mark.slow  # two trainings
 def test_the_short_demo_learns_with_the_mask(quick_result: tuple[DemoResult, str]) -> None:
     result, _ = quick_result
     assert result.completions.accuracies[0] == 0.0
@@ -122,6 +123,7 @@ def test_the_short_demo_learns_with_the_mask(quick_result: tuple[DemoResult, str
     assert result.full_sequence.supervised_tokens == result.tokens
 
 
+@pytest.mark.slow
 def test_the_short_demo_reports_what_it_measured(quick_result: tuple[DemoResult, str]) -> None:
     result, output = quick_result
     for prediction, question in zip(
