@@ -28,6 +28,7 @@ from lossmask.borders import Border
 from lossmask.completions import Turn
 from lossmask.stops import Stops
 from lossmask.template_environment import TracingEnvironment
+from lossmask.traced_rendering import Rendering
 from lossmask.traced_text import LITERAL, Mark, TracedText
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -175,7 +176,7 @@ TRACING = [
     Mutant(
         "tracing: text is traced to the message behind",
         returns(
-            rendering.Rendering,
+            Rendering,
             "message_index",
             lambda index, _: np.where(index >= 0, index + 1, index),
         ),

@@ -42,7 +42,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
     server = Started()
     monkeypatch.setattr(fork_server, "forkserver", server)
     monkeypatch.setattr(inherited_encoder, "_without_torch", False)
-    monkeypatch.setattr(fork_server, "_order_pipe", None)
+    monkeypatch.setattr(fork_server, "_write_end", None)
     monkeypatch.setattr(fork_server, "_read_end", None)
     return server
 

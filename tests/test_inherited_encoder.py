@@ -61,13 +61,16 @@ def in_server(order: Order, cache: Path, report: str, *, without_torch: bool = T
 def test_no_thread_is_started_before_the_fork(tmp_path: Path) -> None:
     encoder = SOURCE.load()
     encoder.row_batches.expect_many()  # remembers that the backend is exact, or why it is not used
-    report = "[threads, inherited._setting.tokenizer.why_not_fast, *inherited.stop_ids]"
+    is_read = "inherited.row_batches._vocabulary is not None"
+    why_not_fast = "inherited._setting.tokenizer.why_not_fast"
+    report = f"[threads, {why_not_fast}, {is_read}, *inherited.stop_ids]"
     cache = Path(os.environ["LOSSMASK_CACHE"])
-    threads, why_not, *stops = in_server(Order("a", SOURCE.load, True), cache, report)
-    assert threads == 0
+    order = Order("a", SOURCE.load, True)
+    threads, why_not, is_vocabulary_read, *stops = in_server(order, cache, report)
+    assert (threads, is_vocabulary_read) == (0, True)
     assert why_not == encoder._setting.tokenizer.why_not_fast  # type: ignore[attr-defined]
     assert frozenset(stops) == encoder.stop_ids
-    unknown = in_server(Order("a", SOURCE.load, True), tmp_path, report)
+    unknown = in_server(order, tmp_path, report)
     assert unknown[:2] == [0, "nothing has proven it yet"]
     assert not list(tmp_path.iterdir())
 

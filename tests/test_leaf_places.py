@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lossmask.leaf_places import LeafPlaces, begin_alike
-from lossmask.rendering import Leaf, Rendering
+from lossmask.traced_rendering import Leaf, Rendering
 
 LEAVES = (
     Leaf(0, "content"),

@@ -11,7 +11,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from lossmask import TemplateError
 from lossmask.embedded import DEMO_MODEL
 from lossmask.look_ahead import Watch, WatchedMessages
-from lossmask.rendering import ChatTemplate, Rendering
+from lossmask.rendering import ChatTemplate
+from lossmask.traced_rendering import Rendering
 from tests import corpus
 from tests.fixture_templates import FIXTURE_TEMPLATES
 from tests.looking_templates import LOOKING, PLAIN

@@ -13,7 +13,8 @@ import pytest
 
 from lossmask.errors import ParityError
 from lossmask.perturbation import Observation, observe
-from lossmask.rendering import Leaf, Message, trace_messages
+from lossmask.rendering import Message, trace_messages
+from lossmask.traced_rendering import Leaf
 from tests.scenarios import SCENARIOS, Scenario, assistant, call, tool, user
 
 

@@ -19,7 +19,8 @@ from lossmask.perturbation import Observation
 from lossmask.probes import PROBES
 from lossmask.proof import Proof, compare, prove, prove_once, prove_template
 from lossmask.remembered import folder
-from lossmask.rendering import ChatTemplate, Rendering
+from lossmask.rendering import ChatTemplate
+from lossmask.traced_rendering import Rendering
 from lossmask.traced_text import COARSE
 from tests import corpus
 from tests.fixture_templates import FIXTURE_TEMPLATES

@@ -10,7 +10,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lossmask import TemplateError, TokenizerError
 from lossmask.embedded import DEMO_MODEL
-from lossmask.rendering import ChatTemplate, Leaf
+from lossmask.rendering import ChatTemplate
+from lossmask.traced_rendering import Leaf
 from tests import corpus
 from tests.fixture_templates import FIXTURE_TEMPLATES
 from tests.scenarios import SCENARIOS, assistant, call, user

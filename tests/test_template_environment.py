@@ -10,9 +10,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lossmask import TemplateError
 from lossmask.embedded import DEMO_MODEL
-from lossmask.rendering import ChatTemplate, Rendering
+from lossmask.rendering import ChatTemplate
 from lossmask.template_environment import TracedMessage
 from lossmask.traced_formatting import safe
+from lossmask.traced_rendering import Rendering
 from lossmask.traced_text import MIXED, leaf_text
 from tests.scenarios import Message, assistant, call, system, user
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -127,6 +127,27 @@ def test_rows_that_end_their_process_are_rejected_and_no_others(count: int) -> N
         ["template_limits"],
     ]
     assert sum(told) == sum(len(raw.data) + 1 for encoded in chunks for raw in encoded.rows)
+
+
+def test_a_process_works_on_the_next_chunk_while_the_last_one_is_handed_on() -> None:
+    read: list[int] = []
+
+    def chunks() -> Iterator[Chunk[Results]]:
+        for number in range(4):
+            read.append(number)
+            yield chunk("a", number=number)
+
+    with workers(Patient) as pool:
+        for done, encoded in enumerate(pool.encode(chunks())):
+            assert encoded.number == done
+            assert read == list(range(min(done + 2, 4)))
+            assert bool(pool._busy()) is (done < 3)
+
+
+def test_a_template_is_tried_in_as_many_processes_as_will_be_used() -> None:
+    with workers(Patient) as pool:
+        pool.try_template(chunk("a", "b").rows, 2)
+        assert len(pool._workers) == 2
 
 
 @pytest.mark.parametrize("count", [1, 2])

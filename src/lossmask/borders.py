@@ -14,8 +14,9 @@ import numpy as np
 
 from lossmask.errors import ParityError
 from lossmask.example import Finding
-from lossmask.rendering import Rendering, shared_length
+from lossmask.rendering import shared_length
 from lossmask.stops import Stops
+from lossmask.traced_rendering import Rendering
 from lossmask.traced_text import Origins
 
 _TAG = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{1,40}\]")

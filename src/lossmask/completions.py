@@ -23,8 +23,9 @@ from lossmask.borders import PromptRenderings, find_border
 from lossmask.errors import ParityError
 from lossmask.example import Finding
 from lossmask.leaf_places import LeafPlaces
-from lossmask.rendering import Leaf, Message, Rendering
+from lossmask.rendering import Message
 from lossmask.stops import Stops
+from lossmask.traced_rendering import Leaf, Rendering
 from lossmask.traced_text import LITERAL, Origins
 from lossmask.written import THINK_PAIRS, check_written
 

@@ -31,21 +31,20 @@ T = TypeVar("T")
 
 _LONGEST_ORDER = 1 << 16  # bytes that a pipe takes before anybody reads it
 
-_order_pipe: tuple[int, int] | None = None
-"""Both ends of where a server that was started ahead reads what it is to load."""
 _read_end: int | None = None
-"""Of the last pipe; the server opens it when it gets to it."""
+"""Of the last pipe for an order; the server opens it when it gets to it."""
+_write_end: int | None = None
+"""The same, while a server that was started ahead waits for the order."""
 
 
 def start_ahead() -> None:
     """Start the fork server before it is known what it is to load: importing takes it a second."""
-    global _order_pipe, _read_end
-    if starting_method() != "forkserver" or _order_pipe is not None:
+    global _read_end, _write_end
+    if starting_method() != "forkserver" or _write_end is not None:
         return
     if _read_end is not None:
         os.close(_read_end)
-    _order_pipe = os.pipe()
-    _read_end, _ = _order_pipe
+    _read_end, _write_end = os.pipe()
     multiprocessing.set_forkserver_preload(["lossmask.inherited_encoder"])
     text = place_of_order(os.getpid(), _read_end, without_torch=is_torch_left_out())
     with interrupts_held_back(), _environment(VARIABLE, text):
@@ -78,17 +77,16 @@ def start_empty_fork_server() -> None:
 
 def _give_order(order: bytes) -> None:
     """Start the server, if none is running, and tell it what to load: nothing if it is empty."""
-    global _order_pipe
+    global _write_end
     start_ahead()
-    if _order_pipe is None:  # another system: each worker loads it
+    if _write_end is None:  # another system: each worker loads it
         return
-    _, write_end = _order_pipe
-    _order_pipe = None
-    os.set_blocking(write_end, False)  # of a server that runs already, nobody reads it
+    os.set_blocking(_write_end, False)  # of a server that runs already, nobody reads it
     if len(order) <= _LONGEST_ORDER:  # else, or if half of it arrives, each worker loads it
         with suppress(BlockingIOError):
-            os.write(write_end, order)
-    os.close(write_end)
+            os.write(_write_end, order)
+    os.close(_write_end)
+    _write_end = None
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from lossmask.traced_text import Origins, leaf_of
 
 if TYPE_CHECKING:  # which imports this module
-    from lossmask.rendering import Leaf
+    from lossmask.traced_rendering import Leaf
 
 Positions = npt.NDArray[np.int64]
 

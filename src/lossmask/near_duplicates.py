@@ -34,6 +34,7 @@ COLUMNS = BANDS + _BINS * _BITS().itemsize // 8
 _LONG = 600  # characters, of which there are shingles enough for an estimate
 _UNLIKE = 0.6  # share of least hashes in common: of alike texts five standard deviations away
 _CHARACTERS_AT_ONCE = 1 << 19
+_PAIRS_AT_ONCE = 1 << 14
 _LONGEST_SEARCH = 1_000
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 
@@ -242,7 +243,8 @@ def _verified(
             left = np.flatnonzero(is_open & (starts + turn < ends))
             left = left[np.argsort(ordered[starts[left] + turn, 1], kind="stable")]
             chosen = ordered[starts[left] + turn]
-            similarity = np.concatenate([*pool.map(compare, np.array_split(chosen, threads))])
+            pieces = np.array_split(chosen, max(threads, len(chosen) // _PAIRS_AT_ONCE))
+            similarity = np.concatenate([*pool.map(compare, pieces)])
             is_alike = similarity >= SIMILAR
             is_open[left[is_alike]] = False
             for (number, other), share in zip(

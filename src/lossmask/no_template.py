@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lossmask.rendering import Message, Rendering, no_chat_template
+from lossmask.rendering import Message, no_chat_template
+from lossmask.traced_rendering import Rendering
 
 
 class NoTemplate:

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from lossmask.perturbation import Observation
-from lossmask.rendering import Leaf, Message, shared_length
+from lossmask.rendering import Message, shared_length
+from lossmask.traced_rendering import Leaf
 from lossmask.traced_text import COARSE, LITERAL, Origins, leaf_of
 
 _DECODER = json.JSONDecoder()

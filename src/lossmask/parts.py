@@ -25,7 +25,8 @@ import numpy.typing as npt
 
 from lossmask.leaf_places import Positions
 from lossmask.policy import PARTS
-from lossmask.rendering import Leaf, Message
+from lossmask.rendering import Message
+from lossmask.traced_rendering import Leaf
 from lossmask.traced_text import Origins, leaf_of
 from lossmask.written import REASONING, THINK_PAIRS
 

@@ -38,8 +38,9 @@ from lossmask.moved_text import (
     matched,
     runs_at_tags,
 )
-from lossmask.rendering import Leaf, Message, Rendering
+from lossmask.rendering import Message
 from lossmask.replacements import NEVER, PUNCTUATION, SPACE, TAG, grades, replaced
+from lossmask.traced_rendering import Leaf, Rendering
 from lossmask.traced_text import COARSE, LITERAL
 
 Render = Callable[[Sequence[Message]], str]

@@ -27,7 +27,8 @@ from lossmask.errors import ParityError, TemplateError
 from lossmask.perturbation import Observation, observe
 from lossmask.probes import PROBES
 from lossmask.remembered import recall, remember
-from lossmask.rendering import ChatTemplate, Message, Rendering
+from lossmask.rendering import ChatTemplate, Message
+from lossmask.traced_rendering import Rendering
 from lossmask.traced_text import COARSE, Origins, leaf_of
 
 _CONTEXT = 20  # characters of text shown on either side of a disagreement

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from lossmask.rendering import Message, Rendering
+from lossmask.rendering import Message
 from lossmask.tokenizing import Tokens
+from lossmask.traced_rendering import Rendering
 from lossmask.traced_text import Origins
 
 

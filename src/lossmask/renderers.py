@@ -27,10 +27,11 @@ from lossmask.observed_json import string_at, with_json
 from lossmask.perturbation import observe
 from lossmask.policy import Policy
 from lossmask.rendered_tokens import RenderedTokens, Vocabulary
-from lossmask.rendering import Leaf, Message, Rendering
+from lossmask.rendering import Message
 from lossmask.setting import Setting
 from lossmask.stops import Stops
 from lossmask.tokenizing import TextTokenizer
+from lossmask.traced_rendering import Leaf, Rendering
 
 _VISIBLE = re.compile(  # what a model reads; names of keys, types and ids of calls are not
     r"(?:content|reasoning_content|reasoning|thinking)(?:/\d+(?:/(?:text|thinking))?)?"

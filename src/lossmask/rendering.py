@@ -8,31 +8,25 @@ is an error.
 from __future__ import annotations
 
 import json
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 from jinja2 import TemplateSyntaxError, nodes
 
 from lossmask.errors import TemplateError, TokenizerError
-from lossmask.leaf_places import LeafPlaces
 from lossmask.look_ahead import WatchedMessages
 from lossmask.sampling import is_sampled
 from lossmask.sealed_environment import SealedEnvironment
 from lossmask.sealed_reading import SealedText
 from lossmask.sealed_rendering import rendered_sealed
 from lossmask.template_environment import TracedMessage, TracingEnvironment
+from lossmask.traced_rendering import Leaf, Rendering
 from lossmask.traced_text import (
-    COARSE,
     MIXED,
     OF_TOOLS,
     Mark,
-    Origins,
     TracedText,
-    leaf_of,
     leaf_text,
     marks_of,
     origins_of,
@@ -45,83 +39,6 @@ Message = dict[str, Any]
 _COMPARED_AT_FIRST = 16  # renderings of a template
 _ONE_IN = 251  # of those that come later
 _UNTRACED_KEYS = frozenset({"role"})  # the role is scaffolding: a header names it, nobody wrote it
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """One string of the conversation: which message, and the path inside it."""
-
-    message_index: int
-    path: str
-    """Keys and indices joined by ``/``: ``content``, ``tool_calls/0/function/arguments/city``."""
-    is_key: bool = False
-    """Whether the string is the last key of the path itself rather than the value under it."""
-
-    @property
-    def field(self) -> str:
-        """The message key the string lies under: ``content``, ``reasoning_content``, …."""
-        return self.path.partition("/")[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Rendering:
-    """Rendered text of n characters and where each came from.
-
-    Attributes:
-        text: What ``apply_chat_template(tokenize=False)`` returns.
-        origins: int64 array (n,), see ``traced_text``; negative for template scaffolding.
-        leaves: The strings of the conversation; origins index them.
-        marks: ``(position, mark)``, where the loop over messages begins and ends each one.
-        ends: Number of messages -> where these, rendered alone, are proven to end: what they render
-            to is ``text[:ends[k]]``, and the constant generation prompt where it is asked for.
-        places: Where the leaves stand; shared with a rendering that this one is the beginning of.
-    """
-
-    text: str
-    origins: Origins
-    leaves: tuple[Leaf, ...]
-    marks: tuple[tuple[int, Mark], ...]
-    ends: Mapping[int, int] = field(default_factory=dict)
-    places: LeafPlaces = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        if self.places is None or not self.places.are_of(self.origins):
-            object.__setattr__(self, "places", LeafPlaces(self.origins, self.leaves))
-
-    def beginning(self, count: int) -> Rendering:
-        """Return the rendering of the first ``count`` messages, one of ``ends``."""
-        end = self.ends[count]
-        leaves = self.leaves[: bisect_left(self.leaves, count, key=_message_of_leaf)]
-        first, last = bisect_left(self.marks, end, key=_at), bisect_right(self.marks, end, key=_at)
-        there = (each for each in self.marks[first:last] if each[1].message_index < count)
-        marks = (*self.marks[:first], *there)
-        return Rendering(self.text[:end], self.origins[:end], leaves, marks, places=self.places)
-
-    def message_index(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.int32]:
-        """Return the message that each character of ``text[start:stop]`` came from.
-
-        Returns:
-            int32 (n,), -1 = scaffolding.
-        """
-        of_leaf = self.places.message_of_leaf
-        leaf = leaf_of(self.origins[start:stop])
-        return np.where(leaf >= 0, of_leaf[np.maximum(leaf, 0)], np.int32(-1))
-
-    def leaves_shown(self, start: int = 0, stop: int | None = None) -> frozenset[Leaf]:
-        """Return the strings of which at least one character lies in ``text[start:stop]``."""
-        shown = np.unique(leaf_of(self.origins[start:stop]))
-        return frozenset(self.leaves[number] for number in shown.tolist() if number >= 0)
-
-    def origin(self, position: int) -> tuple[Leaf | None, int]:
-        """Return the leaf (None = scaffolding) and offset behind one character.
-
-        The offset is -1 where the character cannot be located inside its leaf.
-        """
-        origin = int(self.origins[position])
-        if origin < 0:
-            return None, -1
-        offset = origin & COARSE
-        return self.leaves[origin >> 32], -1 if offset == COARSE else offset
 
 
 class ChatTemplate:
@@ -169,7 +86,8 @@ class ChatTemplate:
         self._invitations: dict[tuple[str, str], str] = {}  # generation prompts that are constant
         if chat_template is None and not tokenizer.chat_template:
             raise no_chat_template(f"the tokenizer {tokenizer.name_or_path!r}")
-        self._parsed = {source: _parsed(source) for source in [self.source()]}
+        source = self.source()
+        self._parsed = {source: _parsed(source)}  # till it is compiled
 
     def source(self, tools: Sequence[Any] | None = None) -> str:
         """Return the template source used with these tools, as transformers picks it."""
@@ -391,8 +309,9 @@ class ChatTemplate:
 
     def _compile(self, source: str) -> tuple[TracingEnvironment, Any]:
         if source not in self._compiled:
-            environment, parsed = self._parsed.get(source) or _parsed(source)
-            self._parsed.clear()
+            if source not in self._parsed:  # the template for tools
+                self._parsed[source] = _parsed(source)
+            environment, parsed = self._parsed.pop(source)
             self._compiled[source] = (environment, environment.from_string(parsed))
         return self._compiled[source]
 
@@ -463,14 +382,6 @@ def shared_length(a: str, b: str) -> int:
         else:
             limit = middle
     return alike
-
-
-def _message_of_leaf(leaf: Leaf) -> int:
-    return leaf.message_index
-
-
-def _at(marked: tuple[int, Mark]) -> int:
-    return marked[0]
 
 
 def trace_messages(messages: Sequence[Message]) -> tuple[list[Message], tuple[Leaf, ...]]:

@@ -1,11 +1,11 @@
 r"""A conversation -> its text, with the template line behind every character besides its origin.
 
-In: a chat template and what it renders. Out: a :class:`~lossmask.rendering.Rendering` whose origins
-are :class:`LinedOrigins`, which carry a line per character through slicing and concatenation, so
-that whatever the pipeline puts together still knows. The template is rendered a second time for
-that, with messages that nobody traces; what is traced is the line: each ``{{ … }}`` and each piece
-of literal text, in the body, a macro or a block, gives the characters it writes the line it stands
-on, unless an inner one wrote them before::
+In: a chat template and what it renders. Out: a :class:`~lossmask.traced_rendering.Rendering` whose
+origins are :class:`LinedOrigins`, which carry a line per character through slicing and
+concatenation, so that whatever the pipeline puts together still knows. The template is rendered a
+second time for that, with messages that nobody traces; what is traced is the line: each ``{{ … }}``
+and each piece of literal text, in the body, a macro or a block, gives the characters it writes the
+line it stands on, unless an inner one wrote them before::
 
     1  {%- macro turn(m) -%}              <|im_start|>user\n    lines 2 2 2 … 2
     2  <|im_start|>{{ m.role }}           Hi                    line  3
@@ -30,7 +30,7 @@ from jinja2 import nodes
 from jinja2.compiler import Frame
 from transformers import PreTrainedTokenizerBase
 
-from lossmask.rendering import ChatTemplate, Message, Rendering
+from lossmask.rendering import ChatTemplate, Message
 from lossmask.template_environment import (
     TracingCodeGenerator,
     TracingEnvironment,
@@ -38,6 +38,7 @@ from lossmask.template_environment import (
     terms_of,
 )
 from lossmask.traced_formatting import text_of
+from lossmask.traced_rendering import Rendering
 from lossmask.traced_text import COARSE, Origins, TracedText, leaf_of, origins_of
 
 Lines = npt.NDArray[np.int32]

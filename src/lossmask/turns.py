@@ -24,9 +24,10 @@ from lossmask.conversation import Conversation
 from lossmask.data_loss import Shown, find_losses, other_parts, part_dropped, tools_dropped
 from lossmask.errors import ConversationError, ParityError, TemplateError
 from lossmask.example import Finding
-from lossmask.rendering import Message, Rendering, shared_length
+from lossmask.rendering import Message, shared_length
 from lossmask.setting import Setting
 from lossmask.stops import any_of
+from lossmask.traced_rendering import Rendering
 
 _PROBE = "\ue000"  # a private-use character: no stop token, so none is taken from our own text
 

@@ -19,8 +19,8 @@ from lossmask.completions import Turn
 from lossmask.errors import ParityError, TemplateError
 from lossmask.example import Finding
 from lossmask.protocols import AnyTokenizer
-from lossmask.rendering import Rendering
 from lossmask.stops import Stops
+from lossmask.traced_rendering import Rendering
 from lossmask.traced_text import Mark
 from lossmask.turn_tokens import TokenizedTurn
 from lossmask.weighting import first_visible

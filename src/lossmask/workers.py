@@ -158,7 +158,8 @@ class Workers:
         hits = 0
         for raw in rows:
             chunk, *_ = self.encode([Chunk(0, [raw], Outcomes()) for _ in range(count)], count)
-            [outcome], count = chunk.results.all, 1
+            count = 1
+            [outcome] = chunk.results.all
             if outcome.rejection is None:
                 return
             hits += outcome.rejection.reason == REASON

@@ -15,7 +15,8 @@ import numpy as np
 from lossmask.errors import ParityError
 from lossmask.example import Finding
 from lossmask.leaf_places import Positions
-from lossmask.rendering import Message, Rendering
+from lossmask.rendering import Message
+from lossmask.traced_rendering import Rendering
 from lossmask.traced_text import COARSE
 from lossmask.white_space import is_visible
 
